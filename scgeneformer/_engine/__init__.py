@@ -1,0 +1,1 @@
+"""Arrays and tensors only: rank-value encoding, packed inference, pooling. Knows no AnnData."""

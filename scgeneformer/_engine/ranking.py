@@ -1,0 +1,158 @@
+"""Rank-value encoding: the genes of a cell in descending order of count / median of the gene.
+
+The reference (`TranscriptomeTokenizer`) orders the non-zero genes of a cell by
+count / n_counts x 10,000 / median. Within one cell n_counts and 10,000 are constants, so count / median gives the
+same order; one correctly rounded float64 division keeps values that are equal in exact arithmetic equal in the
+computer, and those ties are broken by token.
+
+The kernel sorts 64-bit keys, (coarse value, position in the row), by a stable radix sort of two 11-bit passes. The
+coarse value is the value's float32 exponent, clamped to 64 octaves, and 16 bits of its mantissa, inverted so that
+larger values come first. Rounding keeps the order except inside runs of equal coarse values, which are then put in
+order by the float64 values and the tokens: the result is exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numba as nb
+import numpy as np
+
+from scgeneformer._engine.tokens import Tokens, offsets_of
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from scgeneformer._engine.vocabulary import Vocabulary
+
+RADIX_BITS = 11
+BUCKETS = 1 << RADIX_BITS
+COARSE_MAX = BUCKETS * BUCKETS - 1  # 22 bits: 6 of exponent, 16 of mantissa
+COARSE_ZERO = (127 - 20) << 16  # exponent and mantissa of 2**-20, below any count / median that occurs
+CELLS_PER_TASK = 64  # rows that share one scratch buffer
+
+
+def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: Vocabulary) -> tuple[Tokens, np.ndarray]:
+    """Encode cells as sequences of gene tokens in descending order of normalised value.
+
+    Parameters
+    ----------
+    counts
+        Counts (any non-negative scale that is constant within a cell), (n_cells, n_vars) CSR without duplicate
+        entries. Explicit zeros are ignored.
+    gene_tokens
+        Token of each column, (n_vars,) int32; -1 where the model does not know the gene. No token may occur twice.
+    vocabulary
+        Gives the medians, the special tokens and the input size.
+
+    Returns
+    -------
+    tokens
+        One sequence per cell, truncated to the input size, special tokens included; cells with no known gene are
+        empty (no special tokens either).
+    n_genes
+        Number of known genes with a count in each cell before truncation, (n_cells,) int32.
+    """
+    medians = np.where(gene_tokens >= 0, vocabulary.median_of_token[gene_tokens], np.nan)
+    n_genes = _count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
+    lead, trail = vocabulary.n_lead, vocabulary.n_trail
+    kept = np.minimum(n_genes, vocabulary.max_genes)
+    offsets = offsets_of(np.where(kept > 0, kept + lead + trail, 0))
+    ids = np.empty(offsets[-1], dtype=np.int32)
+    filled = kept > 0
+    if lead:
+        ids[offsets[:-1][filled]] = vocabulary.cls_token
+    if trail:
+        ids[offsets[1:][filled] - 1] = vocabulary.eos_token
+    _rank_rows(
+        counts.data, counts.indices, counts.indptr, gene_tokens, medians, offsets[:-1] + lead, kept, n_genes, ids
+    )
+    return Tokens(ids, offsets), n_genes
+
+
+@nb.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def _count_known(data, indices, indptr, known):  # pragma: no cover  compiled
+    n_cells = len(indptr) - 1
+    n_genes = np.zeros(n_cells, dtype=np.int32)
+    for cell in nb.prange(n_cells):
+        n = np.int32(0)
+        for i in range(indptr[cell], indptr[cell + 1]):
+            n += np.int32(data[i] > 0) & known[indices[i]]
+        n_genes[cell] = n
+    return n_genes
+
+
+@nb.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def _rank_rows(data, indices, indptr, gene_tokens, medians, starts, kept, n_genes, ids):  # pragma: no cover  compiled
+    n_cells = len(indptr) - 1
+    for task in nb.prange((n_cells + CELLS_PER_TASK - 1) // CELLS_PER_TASK):
+        first, last = task * CELLS_PER_TASK, min(n_cells, (task + 1) * CELLS_PER_TASK)
+        size = n_genes[first:last].max()
+        keys, spare = np.empty(size, np.uint64), np.empty(size, np.uint64)
+        low, high = np.empty(BUCKETS, np.int32), np.empty(BUCKETS, np.int32)
+        value = np.empty(1, np.float32)
+        value_bits = value.view(np.int32)
+        for cell in range(first, last):
+            begin, n = indptr[cell], 0
+            low[:] = 0
+            high[:] = 0
+            for i in range(begin, indptr[cell + 1]):
+                ratio = data[i] / medians[indices[i]]
+                if ratio > 0:  # not for zeros, nor for unknown genes, whose median is NaN
+                    value[0] = ratio
+                    coarse = COARSE_MAX - min(max((value_bits[0] >> 7) - COARSE_ZERO, 0), COARSE_MAX)
+                    keys[n] = np.uint64((np.int64(coarse) << 32) | (i - begin))
+                    low[coarse & (BUCKETS - 1)] += 1
+                    high[coarse >> RADIX_BITS] += 1
+                    n += 1
+            _scatter(keys, spare, n, low, np.uint64(32))
+            _scatter(spare, keys, n, high, np.uint64(32 + RADIX_BITS))
+            _order_equal_keys(keys, n, data, indices, begin, gene_tokens, medians)
+            out = starts[cell]
+            for k in range(kept[cell]):
+                ids[out + k] = gene_tokens[indices[begin + np.int64(keys[k] & np.uint64(0xFFFFFFFF))]]
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _scatter(keys, out, n, counts, shift):  # pragma: no cover  compiled
+    """One pass of the radix sort: stable counting sort by one digit, whose histogram is in `counts`."""
+    total = 0
+    for bucket in range(BUCKETS):
+        count = counts[bucket]
+        counts[bucket] = total
+        total += count
+    for k in range(n):
+        bucket = np.int64((keys[k] >> shift) & np.uint64(BUCKETS - 1))
+        out[counts[bucket]] = keys[k]
+        counts[bucket] += 1
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _order_equal_keys(keys, n, data, indices, begin, gene_tokens, medians):  # pragma: no cover  compiled
+    """Order each run of equal coarse values by (value descending, token ascending)."""
+    half = np.uint64(32)
+    start = 0
+    while start < n:
+        stop = start + 1
+        while stop < n and keys[stop] >> half == keys[start] >> half:
+            stop += 1
+        gap = 1
+        while gap < (stop - start) // 3:
+            gap = 3 * gap + 1  # Knuth's gaps: a run of one gap is an insertion sort, long runs stay fast
+        while gap > 0 and stop - start > 1:
+            for k in range(start + gap, stop):
+                key, j = keys[k], k
+                while j >= start + gap and _precedes(key, keys[j - gap], data, indices, begin, gene_tokens, medians):
+                    keys[j] = keys[j - gap]
+                    j -= gap
+                keys[j] = key
+            gap //= 3
+        start = stop
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _precedes(a, b, data, indices, begin, gene_tokens, medians):  # pragma: no cover  compiled
+    i = begin + np.int64(a & np.uint64(0xFFFFFFFF))
+    j = begin + np.int64(b & np.uint64(0xFFFFFFFF))
+    x, y = np.float64(data[i]) / medians[indices[i]], np.float64(data[j]) / medians[indices[j]]
+    return x > y or (x == y and gene_tokens[indices[i]] < gene_tokens[indices[j]])

@@ -1,0 +1,83 @@
+"""Token sequences of many cells, ragged and flat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Sequences laid end to end: cell `i` is ``ids[offsets[i]:offsets[i + 1]]``.
+
+    Parameters
+    ----------
+    ids
+        Tokens of all cells, (total,) int32.
+    offsets
+        Where each cell starts, and the end, (n_cells + 1,) int64.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, cell: int) -> np.ndarray:
+        return self.ids[self.offsets[cell] : self.offsets[cell + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each cell, (n_cells,) int64."""
+        return np.diff(self.offsets)
+
+    def slice(self, start: int, stop: int) -> Tokens:
+        """Return the cells `start` to `stop` as a view."""
+        offsets = self.offsets[start : stop + 1]
+        return Tokens(self.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def take(self, cells: np.ndarray) -> Tokens:
+        """Return the given cells in the given order, as a copy."""
+        lengths = self.lengths[cells]
+        offsets = offsets_of(lengths)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Tokens(self.ids[np.repeat(self.offsets[:-1][cells], lengths) + within], offsets)
+
+    def to_padded(self, width: int, pad: int = 0) -> np.ndarray:
+        """Return a (n_cells, width) uint16 matrix, filled with `pad` behind each cell."""
+        padded = np.full((len(self), width), pad, dtype=np.uint16)
+        padded[np.arange(width) < self.lengths[:, None]] = self.ids
+        return padded
+
+    @classmethod
+    def from_padded(cls, padded: np.ndarray, pad: int = 0) -> Tokens:
+        """Undo :meth:`to_padded`."""
+        kept = padded != pad
+        return cls(padded[kept].astype(np.int32), offsets_of(kept.sum(axis=1)))
+
+    @classmethod
+    def from_lists(cls, sequences: Iterable[Iterable[int]]) -> Tokens:
+        """Build from one sequence of tokens per cell."""
+        arrays = [np.asarray(list(sequence), dtype=np.int32) for sequence in sequences]
+        ids = np.concatenate([np.empty(0, np.int32), *arrays])
+        return cls(ids, offsets_of(np.array([len(a) for a in arrays], dtype=np.int64)))
+
+
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    """Cumulative sum with a leading zero, (n + 1,) int64."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def concatenate(parts: list[Tokens]) -> Tokens:
+    """Join the cells of several blocks in order."""
+    ids = np.concatenate([np.empty(0, np.int32), *(part.ids for part in parts)])
+    lengths = np.concatenate([np.empty(0, np.int64), *(part.lengths for part in parts)])
+    return Tokens(ids, offsets_of(lengths))

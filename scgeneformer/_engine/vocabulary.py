@@ -1,0 +1,161 @@
+"""The genes a model knows: their tokens, Ensembl IDs, symbols and medians, and the special tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer._errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GENES_FILE, ALIASES_FILE, META_FILE = "genes.tsv", "aliases.tsv", "geneformer.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Genes and special tokens of one model.
+
+    Parameters
+    ----------
+    tokens
+        Token of each gene, (n_genes,) int32, ascending.
+    ensembl_ids
+        Ensembl gene ID of each gene, (n_genes,) str.
+    symbols
+        Symbol of each gene, (n_genes,) str, empty where none is known.
+    medians
+        Non-zero median of each gene over the training corpus, in counts per `target_sum`, (n_genes,) float64.
+    special
+        Special tokens by name, such as ``{"<pad>": 0, "<mask>": 1}``.
+    input_size
+        Longest sequence the model takes, special tokens included.
+    aliases
+        Upper-case symbol, alias or former ID -> Ensembl ID, beyond `ensembl_ids` and `symbols`.
+    target_sum
+        Counts per cell to which the medians refer.
+    record
+        What else is known about the model (training record, source).
+    """
+
+    tokens: np.ndarray
+    ensembl_ids: np.ndarray
+    symbols: np.ndarray
+    medians: np.ndarray
+    special: dict[str, int]
+    input_size: int
+    aliases: dict[str, str] = field(default_factory=dict)
+    target_sum: float = 10_000.0
+    record: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(np.unique(self.tokens)) != len(self.tokens) or set(self.tokens.tolist()) & set(self.special.values()):
+            raise ModelError("The vocabulary gives one token to two genes. Rebuild it with one token per gene.")
+        if not (np.isfinite(self.medians).all() and (self.medians > 0).all()):
+            bad = self.ensembl_ids[~(np.isfinite(self.medians) & (self.medians > 0))]
+            raise ModelError(f"Gene medians must be positive numbers; {bad[0]} (of {len(bad)} such genes) has none.")
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens, special ones included: the rows of the model's embedding matrix."""
+        return int(max(self.tokens.max(initial=-1), max(self.special.values(), default=-1))) + 1
+
+    @property
+    def cls_token(self) -> int | None:
+        """Token put in front of every cell, or None."""
+        return self.special.get("<cls>")
+
+    @property
+    def eos_token(self) -> int | None:
+        """Token put behind every cell, or None."""
+        return self.special.get("<eos>")
+
+    @property
+    def n_lead(self) -> int:
+        """Number of special tokens in front of the genes of a cell (0 or 1)."""
+        return int(self.cls_token is not None)
+
+    @property
+    def n_trail(self) -> int:
+        """Number of special tokens behind the genes of a cell (0 or 1)."""
+        return int(self.eos_token is not None)
+
+    @property
+    def max_genes(self) -> int:
+        """Most genes of a cell that fit beside the special tokens."""
+        return self.input_size - self.n_lead - self.n_trail
+
+    @cached_property
+    def median_of_token(self) -> np.ndarray:
+        """Median by token, (n_tokens,) float64, NaN for special tokens."""
+        medians = np.full(self.n_tokens, np.nan)
+        medians[self.tokens] = self.medians
+        return medians
+
+    @cached_property
+    def token_of_id(self) -> dict[str, int]:
+        """Ensembl ID -> token."""
+        return dict(zip(self.ensembl_ids.tolist(), self.tokens.tolist(), strict=True))
+
+    @cached_property
+    def token_of_name(self) -> dict[str, int]:
+        """Upper-case Ensembl ID, alias or symbol -> token; where they disagree, the earlier kind in this list wins."""
+        by_symbol = {s.upper(): t for s, t in zip(self.symbols.tolist(), self.tokens.tolist(), strict=True) if s}
+        by_alias = {a: self.token_of_id[e] for a, e in self.aliases.items() if e in self.token_of_id}
+        return by_symbol | by_alias | self.token_of_id
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """Read a vocabulary from our own files, `genes.tsv` and `geneformer.json` (and `aliases.tsv` where present)."""
+    try:
+        meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+        genes = pd.read_csv(folder / GENES_FILE, sep="\t", dtype={"ensembl_id": str, "symbol": str}, na_filter=False)
+        aliases = {}
+        if (folder / ALIASES_FILE).exists():
+            table = pd.read_csv(folder / ALIASES_FILE, sep="\t", dtype=str, na_filter=False)
+            aliases = dict(zip(table["alias"], table["ensembl_id"], strict=True))
+        return Vocabulary(
+            tokens=genes["token"].to_numpy(np.int32),
+            ensembl_ids=genes["ensembl_id"].to_numpy(str),
+            symbols=genes["symbol"].to_numpy(str),
+            medians=genes["median"].to_numpy(np.float64),
+            special={str(k): int(v) for k, v in meta["special_tokens"].items()},
+            input_size=int(meta["input_size"]),
+            aliases=aliases,
+            target_sum=float(meta["target_sum"]),
+            record=meta.get("record", {}),
+        )
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise ModelError(
+            f"The vocabulary in {folder} cannot be read: {error}. It needs {GENES_FILE} with the columns token, "
+            f"ensembl_id, symbol, median and {META_FILE} with special_tokens, input_size, target_sum."
+        ) from error
+
+
+def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
+    """Write `genes.tsv`, `geneformer.json` and, where there are aliases, `aliases.tsv` into `folder`."""
+    pd.DataFrame(
+        {
+            "token": vocabulary.tokens,
+            "ensembl_id": vocabulary.ensembl_ids,
+            "symbol": vocabulary.symbols,
+            "median": vocabulary.medians,
+        }
+    ).to_csv(folder / GENES_FILE, sep="\t", index=False)
+    if vocabulary.aliases:
+        pd.DataFrame(sorted(vocabulary.aliases.items()), columns=["alias", "ensembl_id"]).to_csv(
+            folder / ALIASES_FILE, sep="\t", index=False
+        )
+    meta = {
+        "special_tokens": vocabulary.special,
+        "input_size": vocabulary.input_size,
+        "target_sum": vocabulary.target_sum,
+        "record": vocabulary.record,
+    }
+    (folder / META_FILE).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,29 @@
+"""Errors of this package; each says what is wrong, in which place, and how to mend it."""
+
+from __future__ import annotations
+
+
+class GeneformerError(Exception):
+    """Base of all errors raised by scgeneformer."""
+
+
+class DataError(GeneformerError, ValueError):
+    """The AnnData, or a parameter that refers to it, cannot be used as asked."""
+
+
+class MissingKeyError(DataError, KeyError):
+    """A column, layer or key that was named does not exist."""
+
+    def __str__(self) -> str:
+        """Show the message as it is; `KeyError` would show its repr."""
+        return str(self.args[0])
+
+
+class ModelError(GeneformerError, ValueError):
+    """A model, its weights or its vocabulary cannot be used."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """A model is not at hand and cannot be fetched."""
+
+    __str__ = Exception.__str__
