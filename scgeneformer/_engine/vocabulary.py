@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,6 +98,15 @@ class Vocabulary:
         medians = np.full(self.n_tokens, np.nan)
         medians[self.tokens] = self.medians
         return medians
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of everything that decides how a cell is encoded: tokens, IDs, medians, special tokens, input size."""
+        digest = hashlib.sha256(json.dumps([self.special, self.input_size]).encode())
+        digest.update("\n".join(self.ensembl_ids.tolist()).encode())
+        digest.update(np.ascontiguousarray(self.tokens, np.int64).tobytes())
+        digest.update(np.ascontiguousarray(self.medians, np.float64).tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def token_of_id(self) -> dict[str, int]:

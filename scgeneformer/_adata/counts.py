@@ -1,0 +1,186 @@
+"""Find the counts of an AnnData and read them as CSR row blocks, wherever and however they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from scanpy import logging as logg
+
+from scgeneformer._errors import DataError, MissingKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pandas as pd
+    from anndata import AnnData
+
+ROWS_PER_BLOCK = 2048
+SAMPLE_ROWS = 1000  # rows looked at to tell counts from log-normalised values
+LOG1P_MAX = 20.0  # log1p of any count per cell stays below: log(5e8)
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """One matrix of counts in an AnnData, opened for reading by rows.
+
+    Parameters
+    ----------
+    adata
+        The object it belongs to.
+    name
+        How a user would write it, such as ``adata.layers['counts']``.
+    key
+        The layer, or None.
+    raw
+        Whether it is ``adata.raw``.
+    read
+        Gives the rows from one number to another, as stored.
+    log_base
+        Base of the logarithm if the values are log(1 + x), NaN if they are counts (or any linear scale).
+    """
+
+    adata: AnnData
+    name: str
+    key: str | None
+    raw: bool
+    read: Callable[[int, int], Any]
+    log_base: float = np.nan
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """Annotation of the columns."""
+        return self.adata.raw.var if self.raw else self.adata.var
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return self.adata.n_obs
+
+    def blocks(self, rows: int = ROWS_PER_BLOCK) -> Iterator[tuple[int, sp.csr_matrix]]:
+        """Yield (first row, counts of up to `rows` cells) over all cells, checked and on a linear scale."""
+        for start in range(0, self.n_obs, rows):
+            yield start, self.rows(start, min(start + rows, self.n_obs))
+
+    def rows(self, start: int, stop: int) -> sp.csr_matrix:
+        """Counts of the cells `start` to `stop`, (stop - start, n_vars) CSR float32 or float64 on a linear scale."""
+        return self.linear(_as_csr(self.read(start, stop)))
+
+    def linear(self, block: sp.csr_matrix) -> sp.csr_matrix:
+        """The values of `block` checked and on a linear scale."""
+        _check_values(block.data, self)
+        if np.isnan(self.log_base):
+            return block
+        data = np.expm1(block.data.astype(np.float64) * np.log(self.log_base))
+        return sp.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
+
+    def sample(self, n: int = SAMPLE_ROWS) -> Iterator[sp.csr_matrix]:
+        """Up to `n` cells in at most ten blocks spread evenly over all cells, as stored."""
+        size = -(-n // 10)
+        starts = np.unique(np.linspace(0, max(0, self.n_obs - size), 10).astype(int))
+        for start, limit in zip(starts, [*starts[1:], self.n_obs], strict=True):
+            yield _as_csr(self.read(start, min(start + size, limit)))
+
+
+def open_counts(adata: AnnData, counts_layer: str | None = None, use_raw: bool | None = None) -> Counts:
+    """Find the counts and tell their scale.
+
+    Parameters
+    ----------
+    adata
+        The data.
+    counts_layer
+        Layer that holds them; None = ``X`` (or ``raw`` if `use_raw`).
+    use_raw
+        Take ``adata.raw``.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such layer, or no raw.
+    DataError
+        If the values are no counts and no log1p of counts (negative, NaN, infinite).
+    """
+    if use_raw and counts_layer is not None:
+        raise DataError("Give counts_layer= or use_raw=True, not both: they name two different matrices.")
+    if counts_layer is not None and counts_layer not in adata.layers:
+        layers = ", ".join(repr(k) for k in adata.layers) or "none"
+        raise MissingKeyError(f"adata.layers[{counts_layer!r}] does not exist; the layers are: {layers}.")
+    if use_raw and adata.raw is None:
+        raise MissingKeyError("use_raw=True, but adata.raw is None. Leave use_raw out to use adata.X.")
+    if not use_raw and counts_layer is None and adata.X is None:
+        raise MissingKeyError("adata.X is None. Name the layer with the counts: counts_layer='...'.")
+    where = "adata.raw.X" if use_raw else "adata.X" if counts_layer is None else f"adata.layers[{counts_layer!r}]"
+    counts = Counts(adata, where, counts_layer, bool(use_raw), _reader(adata, counts_layer, bool(use_raw)))
+    return replace(counts, log_base=_log_base(counts))
+
+
+def _reader(adata: AnnData, key: str | None, raw: bool) -> Callable[[int, int], Any]:
+    """Function that reads a range of rows without reading the others."""
+    if adata.isbacked and adata.is_view and not raw and key is None:
+        return lambda start, stop: adata[start:stop].X  # `.X` of the whole view would read all of its rows
+    matrix = adata.raw.X if raw else adata.X if key is None else adata.layers[key]
+    if getattr(matrix, "format", None) == "csc":  # by columns: turned into rows once, not at every block
+        matrix = (matrix if sp.issparse(matrix) else matrix.to_memory()).tocsr()
+    return lambda start, stop: matrix[start:stop]
+
+
+def _log_base(counts: Counts) -> float:
+    """Base of the logarithm of log1p values, NaN for counts and other linear scales."""
+    largest, whole = 0.0, True
+    for block in counts.sample():
+        _check_values(block.data, counts)
+        largest = max(largest, float(block.data.max(initial=0)))
+        whole = whole and bool((block.data == np.rint(block.data)).all())
+    if whole or largest > LOG1P_MAX:
+        return np.nan
+    base = counts.adata.uns.get("log1p", {}).get("base")
+    base = np.e if base is None else float(base)
+    logg.info(f"{counts.name} holds no whole numbers up to {largest:.3g}: taken as log1p of normalised counts")
+    return base
+
+
+def _as_csr(block: Any) -> sp.csr_matrix:
+    """Any kind of rows as a CSR matrix of float32 or float64 with int32 indices and without duplicate entries."""
+    if hasattr(block, "compute"):
+        block = block.compute()
+    csr = sp.csr_matrix(block if sp.issparse(block) else np.asarray(block))
+    if csr.dtype not in (np.float32, np.float64):
+        csr = csr.astype(np.float32 if csr.dtype.itemsize <= 2 else np.float64)
+    if not csr.has_canonical_format:
+        csr = csr.copy()  # it may share memory with the user's matrix
+        csr.sum_duplicates()
+    data, indices, indptr = csr.data, csr.indices, csr.indptr
+    return sp.csr_matrix((data, indices.astype(np.int32, copy=False), indptr.astype(np.int64)), shape=csr.shape)
+
+
+def _check_values(values: np.ndarray, counts: Counts) -> None:
+    low, high = values.min(initial=0), values.max(initial=0)  # both NaN if any value is
+    if low >= 0 and high < np.inf:
+        return
+    found = "negative values" if low < 0 else "NaN or infinite values"
+    reason = " (scaled data?)" if low < 0 else ""
+    raise DataError(f"{counts.name} holds {found}{reason}; counts or their log1p are needed. {_remedy(counts)}")
+
+
+def _remedy(counts: Counts) -> str:
+    """Where else in this AnnData the counts may be."""
+    adata = counts.adata
+    places = [f"counts_layer={name!r}" for name in adata.layers if name != counts.key]
+    places += ["use_raw=True"] if adata.raw is not None and not counts.raw else []
+    if places:
+        return f"If they are elsewhere, say so: {' or '.join(places)}."
+    return "Go back to the data before sc.pp.scale, and keep the counts: adata.layers['counts'] = adata.X.copy()."
+
+
+def count_share(counts: Counts, gene_tokens: np.ndarray) -> float:
+    """Share of the counts, in a sample of the cells, that lies in genes with a token; NaN if there are no counts."""
+    known = gene_tokens >= 0
+    total = covered = 0.0
+    for block in counts.sample():
+        linear = counts.linear(block)
+        total += float(linear.sum())
+        covered += float(linear[:, known].sum())
+    return covered / total if total else np.nan

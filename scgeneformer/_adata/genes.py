@@ -1,0 +1,140 @@
+"""Find the column of `var` that names the genes, and the token of every gene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer._engine.genes import is_ensembl, match_genes, species_of
+from scgeneformer._errors import DataError, MissingKeyError
+
+if TYPE_CHECKING:
+    from scgeneformer._engine.vocabulary import Vocabulary
+
+INDEX = "var_names"
+ID_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "ensembl", "ensembl_gene_id", "feature_id")
+SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_names", "gene_name", "symbol", "symbols", "feature_name")
+MIN_MATCHED = 0.1  # share of the genes below which the names are taken to be wrong
+
+
+@dataclass(frozen=True, eq=False)
+class GeneMap:
+    """Which token each column of the counts has.
+
+    Parameters
+    ----------
+    tokens
+        Token of each gene, (n_vars,) int32, -1 where the model does not know it.
+    column
+        Column of `var` that was used, or "var_names".
+    names
+        The names in it, (n_vars,) str.
+    """
+
+    tokens: np.ndarray
+    column: str
+    names: np.ndarray
+
+    @property
+    def n_matched(self) -> int:
+        """Number of genes the model knows."""
+        return int((self.tokens >= 0).sum())
+
+    @property
+    def n_duplicates(self) -> int:
+        """Number of genes beyond the first that share a token with another."""
+        known = self.tokens[self.tokens >= 0]
+        return len(known) - len(np.unique(known))
+
+
+def map_genes(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = None) -> GeneMap:
+    """Give every gene of `var` its token.
+
+    Parameters
+    ----------
+    var
+        Annotation of the genes.
+    vocabulary
+        The genes the model knows.
+    gene_ids
+        Column with Ensembl IDs or symbols, or "var_names"; None looks in the index and in the usual columns, prefers
+        Ensembl IDs, and refuses if any of them belongs to another species.
+
+    Raises
+    ------
+    MissingKeyError
+        If the column does not exist.
+    DataError
+        If the genes are of another species, or less than a tenth of them is known.
+    """
+    if gene_ids is None:
+        found = [_match(var, column, vocabulary) for column in _candidates(var)]
+        for candidate in found:
+            _check_species(candidate, vocabulary, explicit=False)
+        chosen = _choose(found)
+    else:
+        if gene_ids != INDEX and gene_ids not in var:
+            columns = ", ".join(map(repr, var.columns)) or "none"
+            raise MissingKeyError(f"adata.var[{gene_ids!r}] does not exist; the columns are: {columns}.")
+        chosen = _match(var, gene_ids, vocabulary)
+        _check_species(chosen, vocabulary, explicit=True)
+    if chosen.n_matched < max(1, MIN_MATCHED * len(var)):
+        raise DataError(_too_few(chosen, var, gene_ids))
+    return chosen
+
+
+def _candidates(var: pd.DataFrame) -> list[str]:
+    present = [c for c in (*ID_COLUMNS, *SYMBOL_COLUMNS) if c in var and not pd.api.types.is_numeric_dtype(var[c])]
+    ids = [c for c in present if c in ID_COLUMNS]
+    return [*ids, INDEX, *(c for c in present if c not in ids)]
+
+
+def _match(var: pd.DataFrame, column: str, vocabulary: Vocabulary) -> GeneMap:
+    values = var.index if column == INDEX else var[column]
+    names = values.astype(str).to_numpy(str)
+    return GeneMap(match_genes(names.tolist(), vocabulary), column, names)
+
+
+def _choose(found: list[GeneMap]) -> GeneMap:
+    """The first Ensembl column that matches at least half as many genes as the best one, else the best one."""
+    best = max(found, key=lambda m: m.n_matched)
+    for candidate in found:
+        ensembl = np.mean([is_ensembl(name) for name in candidate.names[:1000]]) > 0.5
+        if ensembl and candidate.n_matched * 2 >= best.n_matched > 0:
+            return candidate
+    return best
+
+
+def _check_species(genes: GeneMap, vocabulary: Vocabulary, *, explicit: bool) -> None:
+    theirs, ours = species_of(genes.names.tolist()), species_of(vocabulary.ensembl_ids[:1000].tolist())
+    if theirs is None or ours is None or ours in theirs.split(" or "):
+        return
+    raise DataError(
+        f"The genes in {_where(genes.column)} are those of {theirs} (such as {genes.names[0]!r}), and the model knows "
+        f"those of {ours}. Map them to {ours} orthologs in a column of adata.var and name it: gene_ids='<column>'."
+        + ("" if explicit else " Their names alone must not pass for orthologs.")
+    )
+
+
+def _too_few(genes: GeneMap, var: pd.DataFrame, gene_ids: str | None) -> str:
+    looked = _where(genes.column) if gene_ids else "the index and the usual columns of adata.var"
+    examples = ", ".join(repr(str(name)) for name in genes.names[:3])
+    names = pd.Series(genes.names)
+    if names.str.fullmatch(r"\d+").mean() > 0.5:
+        reason = "they are numbers: is the index lost, or is this the wrong column?"
+    elif (prefixed := names.str.extract(r"^((?:GRCh|hg|mm|GRCm)\d+_+)")[0].dropna()).size:
+        reason = f"they carry the prefix of a genome: remove {prefixed.iloc[0]!r}."
+    else:
+        reason = "is it the wrong column, or are they genes of another species?"
+    others = ", ".join(repr(c) for c in var.columns if not pd.api.types.is_numeric_dtype(var[c])) or "none"
+    return (
+        f"Only {genes.n_matched} of {len(var)} genes in {looked} are known to the model. They look like {examples}; "
+        f"{reason} Name the column with Ensembl IDs or symbols by gene_ids='<column>' (text columns: {others})."
+    )
+
+
+def _where(column: str) -> str:
+    return "adata.var_names" if column == INDEX else f"adata.var[{column!r}]"

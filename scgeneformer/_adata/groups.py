@@ -1,0 +1,77 @@
+"""Groups of cells from one or several columns of `obs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scanpy import logging as logg
+
+from scgeneformer._errors import DataError, MissingKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Group of every cell.
+
+    Parameters
+    ----------
+    columns
+        The columns of `obs` that define the groups.
+    codes
+        Number of the group of each cell, (n_obs,) int64, -1 for cells with a missing label.
+    names
+        Name of each group; the labels of several columns are joined by " | ".
+    frame
+        The label of each group in each column, (n_groups, n_columns) str.
+    """
+
+    columns: list[str]
+    codes: np.ndarray
+    names: list[str]
+    frame: pd.DataFrame
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of cells of each group, (n_groups,) int64."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
+
+def find_groups(adata: AnnData, groupby: str | Sequence[str]) -> Groups:
+    """Group the cells by one or several columns of `obs`; cells with a missing label belong to no group.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column does not exist.
+    DataError
+        If no cell has a label.
+    """
+    columns = [groupby] if isinstance(groupby, str) else list(groupby)
+    if not columns or (missing := [c for c in columns if c not in adata.obs]):
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        named = ", ".join(map(repr, missing)) if columns else "[]"
+        raise MissingKeyError(f"groupby={named} is no column of adata.obs; the columns are: {present}.")
+    labels = adata.obs[columns]
+    known = labels.notna().all(axis=1).to_numpy()
+    if not known.any():
+        raise DataError(f"All labels in adata.obs[{columns!r}] are missing. Group by a column that has labels.")
+    if n := int((~known).sum()):
+        logg.warning(f"{n} of {adata.n_obs} cells have no label in {', '.join(columns)}: they count in no group")
+    grouped = labels[known].groupby(columns, observed=True, sort=True)
+    codes = np.full(adata.n_obs, -1, dtype=np.int64)
+    codes[known] = grouped.ngroup().to_numpy()
+    keys = [key if isinstance(key, tuple) else (key,) for key in grouped.size().index]
+    frame = pd.DataFrame([[str(part) for part in key] for key in keys], columns=columns)
+    names = frame.agg(" | ".join, axis=1).tolist()
+    if len(set(names)) < len(names):
+        raise DataError(f"Two groups of {', '.join(columns)} have the same name once written as text. Rename a label.")
+    frame.index = pd.Index(names)
+    return Groups(columns, codes, names, frame)

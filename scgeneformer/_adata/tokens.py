@@ -1,0 +1,141 @@
+"""Token blocks of an AnnData: encoded on the fly, or those stored by `gf.tl.tokenize`."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from scanpy import logging as logg
+
+from scgeneformer._adata import keys
+from scgeneformer._adata.counts import ROWS_PER_BLOCK, Counts, open_counts
+from scgeneformer._adata.genes import GeneMap, map_genes
+from scgeneformer._engine.ranking import rank_value_encode
+from scgeneformer._engine.tokens import Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from anndata import AnnData
+
+    from scgeneformer._engine.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class CellTokens:
+    """The cells of an AnnData as one model reads them, block by block.
+
+    Parameters
+    ----------
+    counts
+        Where the counts are.
+    genes
+        Token of each gene.
+    vocabulary
+        Of the model.
+    """
+
+    counts: Counts
+    genes: GeneMap
+    vocabulary: Vocabulary
+
+    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+        """Yield (first row, tokens, known genes before truncation) of consecutive cells; reads one block ahead."""
+        columns, gene_tokens = _merge_columns(self.genes.tokens)
+
+        def encode(start: int) -> tuple[int, Tokens, np.ndarray]:
+            block = self.counts.rows(start, min(start + ROWS_PER_BLOCK, self.counts.n_obs))
+            if columns is not None:
+                block = (block.astype(np.float64) @ columns).tocsr()
+            return start, *rank_value_encode(block, gene_tokens, self.vocabulary)
+
+        yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+
+    def counted(self) -> tuple[np.ndarray, Iterator[tuple[int, Tokens]]]:
+        """Blocks of tokens, and an array (n_obs,) int32 that holds the tokens of each cell once they were read."""
+        n_tokens = np.zeros(self.counts.n_obs, dtype=np.int32)
+
+        def blocks() -> Iterator[tuple[int, Tokens]]:
+            for first, tokens, _ in self.blocks():
+                n_tokens[first : first + len(tokens)] = tokens.lengths
+                yield first, tokens
+
+        return n_tokens, blocks()
+
+    def sample_lengths(self) -> np.ndarray:
+        """Tokens of a sample of the cells, to foresee the cost, (n,) int64."""
+        known = self.genes.tokens >= 0
+        special = self.vocabulary.n_lead + self.vocabulary.n_trail
+        genes = [(block[:, known] > 0).sum(axis=1) for block in self.counts.sample(200)]
+        n_genes = np.concatenate([np.asarray(n).ravel() for n in genes])
+        return np.where(n_genes > 0, np.minimum(n_genes, self.vocabulary.max_genes) + special, 0)
+
+    @property
+    def params(self) -> dict[str, str]:
+        """What the tokens depend on; stored beside them, and stored tokens are used only where it is the same."""
+        return {
+            "vocabulary": self.vocabulary.checksum,
+            "genes": hashlib.sha256(self.genes.tokens.tobytes()).hexdigest(),
+            "gene_ids": self.genes.column,
+            "counts": self.counts.name,
+        }
+
+
+class StoredTokens(CellTokens):
+    """Tokens that `gf.tl.tokenize` left in ``obsm``."""
+
+    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+        """Yield (first row, tokens, known genes before truncation) of consecutive cells."""
+        stored, n_genes = self.counts.adata.obsm[keys.TOKENS], self.counts.adata.obs[keys.N_GENES].to_numpy()
+        for start in range(0, len(stored), ROWS_PER_BLOCK):
+            rows = slice(start, start + ROWS_PER_BLOCK)
+            yield start, Tokens.from_padded(np.asarray(stored[rows])), n_genes[rows]
+
+
+def open_tokens(
+    adata: AnnData,
+    vocabulary: Vocabulary,
+    *,
+    counts_layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_ids: str | None = None,
+    stored: bool = True,
+) -> CellTokens:
+    """Find the counts and the genes, or tokens that were stored for the same counts, genes and vocabulary.
+
+    Raises as :func:`open_counts` and :func:`map_genes` do.
+    """
+    counts = open_counts(adata, counts_layer, use_raw)
+    tokens = CellTokens(counts, map_genes(counts.var, vocabulary, gene_ids), vocabulary)
+    there = keys.TOKENS in adata.obsm and keys.N_GENES in adata.obs
+    if stored and there and dict(adata.uns.get(keys.TOKENS, {}).get("params", {})) == tokens.params:
+        logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")
+        return StoredTokens(tokens.counts, tokens.genes, vocabulary)
+    return tokens
+
+
+def _merge_columns(gene_tokens: np.ndarray) -> tuple[sp.csr_matrix | None, np.ndarray]:
+    """Matrix that sums the columns that share a token, and the tokens of its columns; None if no two do."""
+    known = np.flatnonzero(gene_tokens >= 0)
+    unique, column = np.unique(gene_tokens[known], return_inverse=True)
+    if len(unique) == len(known):
+        return None, gene_tokens
+    shape = (len(gene_tokens), len(unique))
+    return sp.csr_matrix((np.ones(len(known)), (known, column)), shape=shape), unique.astype(np.int32)
+
+
+def _one_ahead(function: Any, items: Iterable[int]) -> Iterator[Any]:
+    """Map `function` over `items`, computing the next result in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for item in items:
+            following = pool.submit(function, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()

@@ -1,0 +1,76 @@
+"""Write results into an AnnData, all at the end and all or none."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from anndata import ImplicitModificationWarning
+from scanpy import logging as logg
+
+from scgeneformer._adata import keys
+from scgeneformer._errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+SLOTS = ("obs", "var", "obsm", "varm", "layers", "uns")
+
+
+@dataclass
+class Results:
+    """What one call found, by slot of the AnnData and key."""
+
+    obs: dict[str, Any] = field(default_factory=dict)
+    var: dict[str, Any] = field(default_factory=dict)
+    obsm: dict[str, Any] = field(default_factory=dict)
+    varm: dict[str, Any] = field(default_factory=dict)
+    layers: dict[str, Any] = field(default_factory=dict)
+    uns: dict[str, Any] = field(default_factory=dict)
+
+    def entries(self) -> list[tuple[str, str, Any]]:
+        """All results as (slot, key, value)."""
+        return [(slot, key, value) for slot in SLOTS for key, value in getattr(self, slot).items()]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{slot}[{key!r}]" for slot, key, _ in self.entries())
+
+
+def write(adata: AnnData, results: Results) -> None:
+    """Assign all results; if one cannot be assigned, those before it are taken back."""
+    before = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplicitModificationWarning)  # results turn a view into an object of its own
+        try:
+            for slot, key, value in results.entries():
+                target = getattr(adata, slot)
+                before.append((slot, key, key in target, target[key] if key in target else None))
+                getattr(adata, slot)[key] = value
+        except BaseException:
+            for slot, key, existed, old in reversed(before):
+                if existed:
+                    getattr(adata, slot)[key] = old
+                elif key in getattr(adata, slot):
+                    del getattr(adata, slot)[key]
+            raise
+    overwritten = [f"{slot}[{key!r}]" for slot, key, existed, _ in before if existed]
+    if overwritten:
+        logg.info(f"    overwritten: {', '.join(overwritten)}")
+
+
+def target_of(adata: AnnData, copy: bool) -> AnnData:
+    """Where results go: `adata` itself or a copy of it."""
+    if copy and adata.isbacked:
+        raise DataError("copy=True needs the data in memory, and this AnnData is backed. Use adata.to_memory() first.")
+    return adata.copy() if copy else adata
+
+
+def warn_empty(n_tokens: np.ndarray, adata: AnnData) -> None:
+    """Warn, once, of cells in which the model knows no gene."""
+    if n := int((n_tokens == 0).sum()):
+        logg.warning(
+            f"{n} of {adata.n_obs} cells have no count of a gene that the model knows: their results are empty (NaN). "
+            f"To drop them: adata = adata[adata.obs[{keys.N_TOKENS!r}] > 0].copy()"
+        )

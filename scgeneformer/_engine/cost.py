@@ -1,0 +1,102 @@
+"""What a forward pass costs: floating-point operations, this machine's rate, a batch size that fits."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from scanpy import logging as logg
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import BertModel
+
+CPU_TOKENS_PER_BATCH = 8192
+CUDA_TOKENS_PER_BATCH = 65_536
+LONG_SECONDS = 600  # from here on the faster choices are named, as a warning
+EFFICIENCY = 0.6  # of the matrix-multiply rate, as benchmarks/embed.py finds it on CPUs, with some reserve
+
+
+def flops_per_cell(bert: BertModel, depth: int, n_tokens: np.ndarray) -> np.ndarray:
+    """Floating-point operations of `depth` blocks for cells of `n_tokens` tokens.
+
+    Per block and token 2 (4 d² + 2 d f) in the linear maps and 4 n d in the two products of attention, with
+    d the width, f the feed-forward width and n the tokens of the cell.
+    """
+    d, f = bert.config.hidden_size, bert.config.intermediate_size
+    n = n_tokens.astype(float)
+    return depth * n * (2 * (4 * d * d + 2 * d * f) + 4 * n * d)
+
+
+def choose_tokens_per_batch(bert: BertModel, asked: int | None) -> int:
+    """Tokens of one forward pass: as asked, or enough to keep the device busy without filling its memory."""
+    from scgeneformer._errors import DataError
+    from scgeneformer.settings import settings
+
+    asked = settings.tokens_per_batch if asked is None else asked
+    if asked is not None:
+        if asked < 1:
+            raise DataError(f"tokens_per_batch={asked} must be at least 1.")
+        return int(asked)
+    if bert.device.type != "cuda":
+        return CPU_TOKENS_PER_BATCH
+    free, _ = torch.cuda.mem_get_info(bert.device)
+    per_token = 4 * (12 * bert.config.hidden_size + 2 * bert.config.intermediate_size)  # bytes, generously
+    return int(min(CUDA_TOKENS_PER_BATCH, max(4096, 0.5 * free / per_token)))
+
+
+@cache
+def matmul_rate(device: str, dtype: torch.dtype, width: int) -> float:
+    """Floating-point operations per second of this device in a matrix product of a block's shape."""
+    a, b = torch.ones(2048, width, dtype=dtype, device=device), torch.ones(width, width, dtype=dtype, device=device)
+
+    def seconds(repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            product = a @ b
+        product[0, 0].item()  # waits for the device
+        return (time.perf_counter() - start) / repeats
+
+    seconds(2)
+    repeats = max(2, int(0.02 / max(seconds(2), 1e-6)))
+    return 2 * a.shape[0] * width * width / seconds(repeats)
+
+
+def announce(bert: BertModel, depth: int, sample_lengths: np.ndarray, n_cells: int, name: str) -> float:
+    """Say how long the embedding will take; returns the estimate in seconds.
+
+    Parameters
+    ----------
+    bert
+        The encoder.
+    depth
+        Blocks that are run.
+    sample_lengths
+        Tokens of a sample of the cells.
+    n_cells
+        Cells in all.
+    name
+        Of the model.
+    """
+    rate = matmul_rate(str(bert.device), bert.dtype, bert.config.hidden_size)
+    per_cell = float(flops_per_cell(bert, depth, sample_lengths).mean()) if len(sample_lengths) else 0.0
+    seconds = n_cells * per_cell / (EFFICIENCY * rate)
+    line = f"{n_cells:,} cells with {name} on {bert.device} in {str(bert.dtype)[6:]} take about {readable(seconds)}"
+    if seconds < LONG_SECONDS or bert.device.type != "cpu":
+        logg.info(f"    {line}")
+    else:
+        faster = matmul_rate("cpu", torch.bfloat16, bert.config.hidden_size) > 1.5 * rate
+        choices = ["dtype='bfloat16'"] if faster and bert.dtype == torch.float32 else []
+        choices += ["a GPU", "a smaller model ('V1-10M'; 'mini' to try things out)", "a subset of the cells"]
+        logg.warning(f"{line}. Faster: {', '.join(choices)}.")
+    return seconds
+
+
+def readable(seconds: float) -> str:
+    """Duration in the unit a person would use."""
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(1, round(seconds))} seconds"

@@ -1,0 +1,87 @@
+"""Which device and which number type a model runs with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scgeneformer._errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+AMPERE = (8, 0)  # the first CUDA generation that computes in bfloat16
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn `device` into a device of this machine.
+
+    Parameters
+    ----------
+    device
+        "auto" (CUDA where there is one, else CPU), "cpu", "cuda", "cuda:1" or a torch device.
+
+    Returns
+    -------
+    The device; CUDA devices carry their number.
+
+    Raises
+    ------
+    ModelError
+        If there is no such device.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind, index = (found := torch.device(device)).type, found.index
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"device={device!r} is not understood; it is 'auto', 'cpu', 'cuda' or 'cuda:1'.") from error
+    if kind == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda":
+        raise ModelError(f"device={str(device)!r} is not supported; it is 'auto', 'cpu', 'cuda' or 'cuda:1'.")
+    if (n := torch.cuda.device_count()) == 0:
+        raise ModelError(
+            f"device={str(device)!r}: torch {torch.__version__} sees no CUDA device. Use device='cpu', or install a "
+            "CUDA build of torch and check the driver."
+        )
+    index = torch.cuda.current_device() if index is None else index
+    if index >= n:
+        names = ", ".join(f"'cuda:{i}'" for i in range(n))
+        raise ModelError(f"device={str(device)!r} does not exist; this machine has {names}.")
+    return torch.device("cuda", index)
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Turn `dtype` into the torch dtype to compute with on `device`.
+
+    Parameters
+    ----------
+    dtype
+        "auto" (CUDA: bfloat16 where the device computes in it, else float16; CPU: float32), "float32", "bfloat16",
+        "float16" or a torch dtype of these.
+    device
+        The device, as :func:`resolve_device` returns it.
+    """
+    import torch
+
+    name = str(dtype).removeprefix("torch.")
+    if name == "auto" and device.type == "cuda":
+        name = "bfloat16" if torch.cuda.get_device_capability(device) >= AMPERE else "float16"
+    elif name == "auto":
+        name = "float32"
+    if name not in DTYPES:
+        raise ModelError(f"dtype={str(dtype)!r} is not supported; it is 'auto', {', '.join(map(repr, DTYPES))}.")
+    return getattr(torch, name)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a CUDA `device`, torch's own unused blocks included; None on a CPU."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused

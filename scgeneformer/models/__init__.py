@@ -1,0 +1,10 @@
+"""Models: which there are, and how they get into memory."""
+
+from scgeneformer.models._available import available
+from scgeneformer.models._cache import cache_info, clear_cache
+from scgeneformer.models._download import download
+from scgeneformer.models._load import load
+from scgeneformer.models._model import Model
+from scgeneformer.models._save import save
+
+__all__ = ["Model", "available", "cache_info", "clear_cache", "download", "load", "save"]

@@ -1,0 +1,7 @@
+"""Plots; those of embeddings are scanpy's, all of whose parameters work."""
+
+from scgeneformer.pl._embedding import embedding
+from scgeneformer.pl._tokens import tokens
+from scgeneformer.pl._umap import umap
+
+__all__ = ["embedding", "tokens", "umap"]

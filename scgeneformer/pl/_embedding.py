@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgeneformer._adata import keys
+from scgeneformer._errors import MissingKeyError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def embedding(adata: AnnData, basis: str = keys.EMBEDDING, **kwargs: Any) -> Any:
+    """Scatter plot of two components of an embedding, by default those of the cell embedding itself.
+
+    Parameters
+    ----------
+    adata
+        With the embedding in `obsm`.
+    basis
+        Key in `obsm`, with or without ``X_``.
+    kwargs
+        All parameters of :func:`scanpy.pl.embedding` (`color`, `ax`, `show`, `return_fig`, ...).
+
+    Returns
+    -------
+    What :func:`scanpy.pl.embedding` returns.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such embedding.
+    """
+    import scanpy as sc
+
+    if basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
+        present = ", ".join(map(repr, adata.obsm)) or "none"
+        raise MissingKeyError(
+            f"adata.obsm[{basis!r}] does not exist; there are: {present}. Run gf.tl.embed_cells(adata) first."
+        )
+    return sc.pl.embedding(adata, basis, **kwargs)

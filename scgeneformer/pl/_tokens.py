@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scgeneformer._adata import keys
+from scgeneformer._adata.groups import find_groups
+from scgeneformer._errors import MissingKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def tokens(
+    adata: AnnData,
+    *,
+    groupby: str | Sequence[str] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure | None:
+    """How many genes of each cell the model knows, and how many of them are cut off.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scgeneformer.tl.tokenize`.
+    groupby
+        One or several columns of `obs`: one row of the plot per group; None draws one histogram.
+    ax
+        Draw here.
+    show
+        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    Axes if ``show=False``, Figure if ``return_fig=True``, else None.
+
+    Raises
+    ------
+    MissingKeyError
+        If the cells have not been tokenized.
+    """
+    import matplotlib.pyplot as plt
+    import scanpy as sc
+
+    if keys.N_GENES not in adata.obs or keys.TOKENS not in adata.uns:
+        raise MissingKeyError(f"adata.obs[{keys.N_GENES!r}] does not exist. Run gf.tl.tokenize(adata) first.")
+    n_genes = adata.obs[keys.N_GENES].to_numpy()
+    limit = int(adata.uns[keys.TOKENS]["max_genes"])
+    groups = None if groupby is None else find_groups(adata, groupby)
+    if ax is None:
+        height = 3.0 if groups is None else 1.0 + 0.35 * len(groups.names)
+        _, ax = plt.subplots(figsize=(6, max(3.0, height)), layout="constrained")
+        show = sc.settings.autoshow if show is None else show
+    if groups is None:
+        _histogram(ax, n_genes, limit)
+    else:
+        _boxes(ax, [n_genes[groups.codes == code] for code in range(len(groups.names))], groups.names)
+    _mark_limit(ax, n_genes, limit)
+    if return_fig:
+        return ax.figure  # type: ignore[return-value]
+    if show:
+        plt.show()
+        return None
+    return ax
+
+
+def _histogram(ax: Axes, n_genes: np.ndarray, limit: int) -> None:
+    edges = np.histogram_bin_edges(n_genes, bins=50)
+    kept, cut = n_genes[n_genes <= limit], n_genes[n_genes > limit]
+    ax.hist(kept, bins=edges, color="tab:blue", label="whole")
+    if len(cut):
+        ax.hist(cut, bins=edges, color="tab:orange", label="cut off")
+        ax.legend(frameon=False)
+    ax.set(ylabel="cells")
+
+
+def _boxes(ax: Axes, values: list[np.ndarray], names: list[str]) -> None:
+    ax.boxplot(values, orientation="horizontal", widths=0.6, flierprops={"markersize": 2})
+    ax.set_yticks(range(1, len(names) + 1), names)
+    ax.invert_yaxis()
+
+
+def _mark_limit(ax: Axes, n_genes: np.ndarray, limit: int) -> None:
+    share = float((n_genes > limit).mean())
+    if share > 0:
+        ax.axvline(limit, color="tab:red", linewidth=1)
+    ax.set_xlabel("genes per cell that the model knows")
+    ax.set_title(f"{share:.0%} of {len(n_genes):,} cells exceed the {limit:,} genes that fit", fontsize="medium")
+    ax.set_xlim(left=0)
+    ax.spines[["top", "right"]].set_visible(False)

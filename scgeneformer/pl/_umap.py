@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgeneformer._errors import MissingKeyError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def umap(adata: AnnData, **kwargs: Any) -> Any:
+    """Scatter plot of the UMAP.
+
+    Parameters
+    ----------
+    adata
+        With ``obsm["X_umap"]``, as ``sc.pp.neighbors(adata, use_rep="X_geneformer"); sc.tl.umap(adata)`` leave it.
+    kwargs
+        All parameters of :func:`scanpy.pl.umap` (`color`, `ax`, `show`, `return_fig`, ...).
+
+    Returns
+    -------
+    What :func:`scanpy.pl.umap` returns.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no UMAP.
+    """
+    import scanpy as sc
+
+    if "X_umap" not in adata.obsm:
+        raise MissingKeyError(
+            "adata.obsm['X_umap'] does not exist. Make it from the cell embeddings: "
+            "sc.pp.neighbors(adata, use_rep='X_geneformer'); sc.tl.umap(adata)."
+        )
+    return sc.pl.umap(adata, **kwargs)
