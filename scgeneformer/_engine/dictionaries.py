@@ -34,6 +34,10 @@ RELEASES = (
 KINDS = ("token_dictionary", "gene_median_dictionary", "ensembl_mapping_dict", "gene_name_id_dict")
 
 
+class _RefusedError(pickle.UnpicklingError):
+    """The pickle holds something a gene dictionary has no use for."""
+
+
 class _Scalar:
     """Rebuild a numpy number from its bytes, as `numpy.core.multiarray.scalar` does, for plain numbers only."""
 
@@ -41,7 +45,7 @@ class _Scalar:
 
     def __call__(self, dtype: np.dtype, data: bytes) -> Any:
         if not isinstance(dtype, np.dtype) or dtype.kind not in "iuf" or not isinstance(data, bytes):
-            raise pickle.UnpicklingError("a numpy scalar that is not a plain number")
+            raise _RefusedError("a numpy scalar that is not a plain number")
         return np.frombuffer(data, dtype=dtype, count=1)[0]
 
 
@@ -53,7 +57,7 @@ class _Dtype:
     def __call__(self, code: str, *_: Any) -> np.dtype:
         dtype = np.dtype(code, copy=True) if isinstance(code, str) and len(code) <= 3 else None
         if dtype is None or dtype.kind not in "iuf":
-            raise pickle.UnpicklingError(f"the numpy dtype {code!r}")
+            raise _RefusedError(f"the numpy dtype {code!r}")
         return dtype
 
 
@@ -69,7 +73,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         try:
             return _ADMITTED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name}") from None
+            raise _RefusedError(f"{module}.{name}") from None
 
 
 def read_dictionary(path: Path) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def read_dictionary(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} has {size:,} bytes; gene dictionaries have at most {MAX_BYTES:,}. Not read.")
     try:
         content = _RestrictedUnpickler(io.BytesIO(path.read_bytes())).load()
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         raise ModelError(
             f"{path} was refused: it holds {error}, and a gene dictionary may hold only dict, str, int, float and "
             "numpy numbers. Nothing in it was executed. Take the dictionary from a source you trust."
@@ -102,7 +106,10 @@ def read_dictionary(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not a readable dictionary pickle ({error}). Fetch it again.") from error
     if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
         raise ModelError(f"{path} is not a dictionary from gene names; it holds a {type(content).__name__}.")
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in content.items()}
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in content.items()}
+    if odd := next((k for k, v in plain.items() if not isinstance(v, str | int | float)), None):
+        raise ModelError(f"{path} was refused: its entry {odd!r} is a {type(plain[odd]).__name__}, not text or a number.")
+    return plain
 
 
 def find_dictionaries(folder: Path) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from scgeneformer._engine import attention
@@ -60,9 +61,10 @@ def resolve_layer(layer: int, n_blocks: int) -> int:
     DataError
         If the model has no such layer.
     """
-    if isinstance(layer, bool) or layer != int(layer) or not -n_blocks - 1 <= layer <= n_blocks:
+    whole = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
+    if not whole or not -n_blocks - 1 <= layer <= n_blocks:
         raise DataError(
-            f"layer={layer} does not exist: a model of {n_blocks} blocks has the hidden layers 0 (embedding output) "
+            f"layer={layer!r} does not exist: a model of {n_blocks} blocks has the hidden layers 0 (embedding output) "
             f"to {n_blocks} (last), or counted from the end -1 (last) to {-n_blocks - 1}."
         )
     return int(layer) % (n_blocks + 1)

@@ -82,7 +82,7 @@ def embed_cells(
     pooling
         Function of `pooling.POOLINGS`.
     advance
-        Called with the number of cells done after each batch.
+        Called after each batch with the number of cells it held.
 
     Returns
     -------

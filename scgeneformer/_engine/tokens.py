@@ -49,9 +49,9 @@ class Tokens:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Tokens(self.ids[np.repeat(self.offsets[:-1][cells], lengths) + within], offsets)
 
-    def to_padded(self, width: int, pad: int = 0) -> np.ndarray:
-        """Return a (n_cells, width) uint16 matrix, filled with `pad` behind each cell."""
-        padded = np.full((len(self), width), pad, dtype=np.uint16)
+    def to_padded(self, width: int, pad: int = 0, dtype: type = np.uint16) -> np.ndarray:
+        """Return a (n_cells, width) matrix, filled with `pad` behind each cell."""
+        padded = np.full((len(self), width), pad, dtype=dtype)
         padded[np.arange(width) < self.lengths[:, None]] = self.ids
         return padded
 

@@ -4,7 +4,18 @@ from scgeneformer.models._available import available
 from scgeneformer.models._cache import cache_info, clear_cache
 from scgeneformer.models._download import download
 from scgeneformer.models._load import load
-from scgeneformer.models._model import Model
+from scgeneformer.models._load_vocabulary import load_vocabulary
+from scgeneformer.models._model import Model, ModelLike
 from scgeneformer.models._save import save
 
-__all__ = ["Model", "available", "cache_info", "clear_cache", "download", "load", "save"]
+__all__ = [
+    "Model",
+    "ModelLike",
+    "available",
+    "cache_info",
+    "clear_cache",
+    "download",
+    "load",
+    "load_vocabulary",
+    "save",
+]

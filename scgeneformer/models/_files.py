@@ -48,9 +48,7 @@ class Files:
 
     def state(self) -> tuple[Stamp, ...]:
         """State of all files: another one means that the model must be read again."""
-        ours = [path for name in VOCABULARY_FILES if (path := self.vocabulary / name).exists()]
-        paths = ours if has_genes(self.vocabulary) else find_dictionaries(self.vocabulary).values()
-        return tuple(stamp(path) for path in (self.config, self.weights, *paths))
+        return (stamp(self.config), stamp(self.weights), *vocabulary_state(self.vocabulary))
 
 
 def has_genes(folder: Path) -> bool:
@@ -68,35 +66,48 @@ def find_weights(folder: Path) -> Path | None:
     return next((path for name in WEIGHT_FILES if (path := folder / name).is_file()), None)
 
 
-def find_files(
-    folder: Path, name: str, source: str, revision: str, dictionaries: Path | None, fallback: Path | None = None
-) -> Files:
-    """Find the files of the model in `folder`.
+def find_files(folder: Path, name: str, source: str, revision: str, vocabulary: Path) -> Files:
+    """Find the files of the model in `folder`, whose vocabulary is in `vocabulary`."""
+    check_config(folder)
+    if (weights := find_weights(folder)) is None:
+        raise ModelError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}.")
+    return Files(name, source, revision, folder, weights, vocabulary)
+
+
+def check_config(folder: Path) -> None:
+    """Refuse a folder that is no model directory."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise ModelError(f"{folder} is not a model directory: it has no {CONFIG_FILE}.")
+
+
+def find_vocabulary(folder: Path, dictionaries: Path | None, fallback: Path | None) -> Path:
+    """Find the directory of the vocabulary of the model in `folder`.
 
     Parameters
     ----------
     folder
         Directory of config and weights.
-    name, source, revision
-        What to call it.
     dictionaries
         Directory of the vocabulary, if the user named one.
     fallback
-        Where the vocabulary is if it is not in `folder`.
+        Where it is if not in `folder`.
     """
-    if not (folder / CONFIG_FILE).is_file():
-        raise ModelError(f"{folder} is not a model directory: it has no {CONFIG_FILE}.")
-    if (weights := find_weights(folder)) is None:
-        raise ModelError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}.")
+    check_config(folder)
     if dictionaries is not None and not has_vocabulary(dictionaries):
         raise ModelError(
             f"dictionaries={str(dictionaries)!r} holds no vocabulary: neither {KINDS[0]}*.pkl nor {GENES_FILE}."
         )
     places = [dictionaries] if dictionaries is not None else [folder, fallback]
-    vocabulary = next((place for place in places if place is not None and has_vocabulary(place)), None)
-    if vocabulary is None:
+    found = next((place for place in places if place is not None and has_vocabulary(place)), None)
+    if found is None:
         raise ModelError(
-            f"{folder} has weights but no vocabulary: neither {GENES_FILE} nor the reference's dictionary pickles "
+            f"{folder} has no vocabulary beside its config: neither {GENES_FILE} nor the reference's dictionary pickles "
             f"({KINDS[0]}*.pkl, {KINDS[1]}*.pkl). Name the folder that holds those of this model: dictionaries=..."
         )
-    return Files(name, source, revision, folder, weights, vocabulary)
+    return found
+
+
+def vocabulary_state(folder: Path) -> tuple[Stamp, ...]:
+    """State of the files of a vocabulary."""
+    ours = [path for name in VOCABULARY_FILES if (path := folder / name).exists()]
+    return tuple(stamp(path) for path in (ours if has_genes(folder) else find_dictionaries(folder).values()))

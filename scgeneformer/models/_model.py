@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,3 +79,7 @@ class Model:
             f"Model {self.name}: {self.n_blocks} blocks, width {self.width}, {self.n_parameters:,} parameters, "
             f"{len(self.vocabulary.tokens):,} genes, {dtype} on {self.device}"
         )
+
+
+ModelLike: TypeAlias = str | os.PathLike[str] | Model
+"""Registry name, local directory, ``org/repo[/subfolder][@revision]``, or a loaded model."""

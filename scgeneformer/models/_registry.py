@@ -33,10 +33,10 @@ class Entry:
         Licence of the weights.
     repo, subfolder, revision
         Where it is on the hub; empty for a model that lies in this package.
-    dictionaries
-        Folder of the repository with its dictionaries.
     files
-        Every file it needs, by path in the repository, dictionaries and weights last.
+        Every file it needs, by path in the repository, weights last.
+    dictionaries
+        Those of them that are dictionaries.
     layers, width, parameters, input_size, n_genes, special_tokens
         What it is like.
     aliases
@@ -50,8 +50,8 @@ class Entry:
     repo: str = ""
     subfolder: str = ""
     revision: str = ""
-    dictionaries: str = ""
     files: dict[str, HubFile] = field(default_factory=dict, hash=False)
+    dictionaries: tuple[str, ...] = ()
     layers: int | None = None
     width: int | None = None
     parameters: int | None = None
@@ -103,12 +103,12 @@ def _entry(name: str, row: dict, dictionaries: dict, folder: Path) -> Entry:
     if "folder" in row:
         return Entry(name, **{**row, "folder": folder / row["folder"]})
     shared = dict(dictionaries[row.pop("dictionaries")])
-    files = {path: HubFile(**content) for path, content in {**row.pop("files"), **shared.pop("files")}.items()}
-    weights_last = dict(sorted(files.items(), key=lambda item: item[1].bytes))
+    beside, own = shared.pop("files"), row.pop("files")
+    files = {path: HubFile(**content) for path, content in {**own, **beside}.items()}
     return Entry(
         name=name,
-        files=weights_last,
-        dictionaries=shared.pop("folder"),
+        files=dict(sorted(files.items(), key=lambda item: item[1].bytes)),
+        dictionaries=tuple(beside),
         aliases=tuple(row.pop("aliases", ())),
         special_tokens=tuple(shared.pop("special_tokens")),
         **row,

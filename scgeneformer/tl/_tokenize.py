@@ -82,7 +82,7 @@ def tokenize(
     with progress(adata.n_obs, "tokenize") as advance:
         for first, tokens, found in source.blocks():
             rows = slice(first, first + len(tokens))
-            padded[rows] = tokens.to_padded(vocabulary.input_size)
+            padded[rows] = tokens.to_padded(vocabulary.input_size, dtype=dtype)
             n_genes[rows] = found
             advance(len(tokens))
     n_tokens = (padded != 0).sum(axis=1, dtype=np.int32)

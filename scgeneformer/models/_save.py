@@ -1,0 +1,131 @@
+"""Save a model as a directory of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scgeneformer._engine.vocabulary import ALIASES_FILE, GENES_FILE, META_FILE, write_vocabulary
+from scgeneformer._errors import ModelError
+from scgeneformer.models._checksum import sha256
+from scgeneformer.models._files import CONFIG_FILE, WEIGHT_FILES
+from scgeneformer.models._load import load
+from scgeneformer.models._model import Model, ModelLike
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WEIGHTS_FILE = WEIGHT_FILES[0]
+OURS = (CONFIG_FILE, GENES_FILE, META_FILE, ALIASES_FILE, *WEIGHT_FILES)
+
+
+def save(model: ModelLike, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Save a model as a directory that needs nothing else.
+
+    Writes `config.json`, `model.safetensors` (all tensors of the source, heads included, in its dtype), `genes.tsv`,
+    `geneformer.json` and, where there are aliases, `aliases.tsv`. The files are written beside `folder` and moved
+    into place when all are complete.
+
+    Parameters
+    ----------
+    model
+        A loaded model, or anything that :func:`load` takes.
+    folder
+        Where to save it; created.
+    overwrite
+        Whether `folder` may be a model directory already. Its model files are replaced, others left alone.
+
+    Returns
+    -------
+    The directory.
+
+    Raises
+    ------
+    ModelError
+        If `folder` holds anything and may not be overwritten, or is no model directory.
+
+    See Also
+    --------
+    load : load it again.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> gf.models.save("mini", "my_model")  # doctest: +SKIP
+    """
+    target = Path(folder).expanduser()
+    check_target(target, overwrite)
+    loaded = model if isinstance(model, Model) else load(model, device="cpu")
+    with written_beside(target) as fresh:
+        _write(loaded, fresh)
+    return target
+
+
+def check_target(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder in which saving would destroy something."""
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file; name a directory to save the model in.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise ModelError(f"{folder} is not empty. Name another directory, or replace the model in it: overwrite=True.")
+    if not (folder / CONFIG_FILE).is_file():
+        raise ModelError(f"{folder} holds files but no model ({CONFIG_FILE}); it is not overwritten. Name another one.")
+
+
+@contextmanager
+def written_beside(folder: Path) -> Iterator[Path]:
+    """Give a fresh directory beside `folder`, whose files take their place in `folder` at the end, if all went well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    fresh.mkdir()
+    try:
+        yield fresh
+        if not folder.exists():
+            fresh.rename(folder)
+            return
+        for name in OURS:
+            if (fresh / name).exists():
+                os.replace(fresh / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write(model: Model, folder: Path) -> None:
+    if model.files is None:
+        _write_tensors(model.bert.state_dict(), folder)
+        config = model.bert.config.to_dict()
+    else:
+        _copy_weights(model, folder)
+        config = json.loads(model.files.config.read_text(encoding="utf-8"))
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    origin = {"source": model.name, "revision": model.revision, "checksum": model.checksum}
+    record = {**{key: value for key, value in origin.items() if value}, **model.vocabulary.record}
+    write_vocabulary(replace(model.vocabulary, record=record), folder)
+
+
+def _copy_weights(model: Model, folder: Path) -> None:
+    from scgeneformer.models._weights import read_tensors
+
+    weights = model.files.weights  # type: ignore[union-attr]
+    if not weights.is_file() or sha256(weights) != model.checksum:
+        raise ModelError(f"{weights} is gone or has changed since {model.name} was loaded from it. Load it again.")
+    if weights.name == WEIGHTS_FILE:
+        shutil.copyfile(weights, folder / WEIGHTS_FILE)
+    else:
+        _write_tensors(read_tensors(weights), folder)
+
+
+def _write_tensors(tensors: dict, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(apart, folder / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -1,0 +1,67 @@
+"""Numbers of the reference Geneformer on real cells, with its real dictionaries and seeded checkpoints."""
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import scgeneformer as gf
+
+RELEASES = ("V1", "V2")
+FILES = ("pbmc3k_48cells", "lung_6cells")  # the second holds cells that are cut at 2048 and at 4096
+
+
+@pytest.fixture(params=RELEASES)
+def release(request):
+    return request.param
+
+
+@pytest.fixture(params=FILES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(shared, release):
+    folder = shared / "goldens" / "checkpoints" / f"{release.lower()}_small"
+    return gf.models.load(folder, dictionaries=shared / "dictionaries" / release, device="cpu")
+
+
+@pytest.fixture
+def adata(shared, name):
+    return ad.read_h5ad(shared / "goldens" / f"{name}.h5ad")
+
+
+@pytest.fixture
+def golden(shared, name, release):
+    with np.load(shared / "goldens" / f"{name}_{release}.npz") as stored:
+        return dict(stored)
+
+
+def test_tokens_equal_those_of_the_reference(adata, model, golden):
+    gf.tl.tokenize(adata, model)
+    offsets = golden["token_offsets"]
+    padded = adata.obsm["geneformer_tokens"]
+    np.testing.assert_array_equal(adata.obs["geneformer_n_tokens"], np.diff(offsets))
+    np.testing.assert_array_equal(padded[padded != 0], golden["tokens"])
+
+
+def test_the_truncated_cells_are_really_cut(adata, model, golden, name):
+    if name != "lung_6cells":
+        pytest.skip("the other file has the long cells")
+    gf.tl.tokenize(adata, model)
+    np.testing.assert_array_equal(adata.obs["geneformer_n_genes"], golden["n_genes_before_truncation"])
+    assert (adata.obs["geneformer_n_tokens"] == model.vocabulary.input_size).any()
+
+
+@pytest.mark.parametrize(("layer", "which"), [(-2, "second_to_last"), (-1, "last")])
+def test_cell_embeddings_equal_those_of_the_reference(adata, model, golden, layer, which):
+    gf.tl.embed_cells(adata, model, layer=layer)
+    np.testing.assert_allclose(adata.obsm["X_geneformer"], golden[f"cell_{which}"], atol=5e-6)
+
+
+@pytest.mark.parametrize(("layer", "which"), [(-2, "second_to_last"), (-1, "last")])
+def test_cls_embeddings_equal_those_of_the_reference(adata, model, golden, layer, which, release):
+    if release == "V1":
+        pytest.skip("V1 models have no <cls> token")
+    gf.tl.embed_cells(adata, model, layer=layer, pooling="cls")
+    np.testing.assert_allclose(adata.obsm["X_geneformer"], golden[f"cls_{which}"], atol=5e-6)

@@ -1,0 +1,66 @@
+"""Hand-made vocabularies, models and AnnData."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scgeneformer._engine.vocabulary import Vocabulary
+
+
+def make_vocabulary(n_genes: int = 40, *, special: bool = False, input_size: int = 16, seed: int = 0) -> Vocabulary:
+    """Human-like genes ENSG00000000000 ... with symbols G0, G1, ... and random medians."""
+    names = ("<pad>", "<mask>", "<cls>", "<eos>") if special else ("<pad>", "<mask>")
+    rng = np.random.default_rng(seed)
+    return Vocabulary(
+        tokens=np.arange(len(names), len(names) + n_genes, dtype=np.int32),
+        ensembl_ids=np.array([f"ENSG{i:011d}" for i in range(n_genes)]),
+        symbols=np.array([f"G{i}" for i in range(n_genes)]),
+        medians=rng.choice([0.5, 1.0, 2.0, 3.0], n_genes),
+        special={name: i for i, name in enumerate(names)},
+        input_size=input_size,
+        aliases={"OLD3": "ENSG00000000003"},
+    )
+
+
+def make_counts(n_cells: int = 12, n_genes: int = 40, density: float = 0.4, seed: int = 0) -> sp.csr_matrix:
+    """Small whole counts with many ties, (n_cells, n_genes) CSR float32."""
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(1, 6, (n_cells, n_genes)) * (rng.random((n_cells, n_genes)) < density)
+    return sp.csr_matrix(dense.astype(np.float32))
+
+
+def make_adata(n_cells: int = 12, n_genes: int = 40, seed: int = 0) -> ad.AnnData:
+    """Counts of :func:`make_counts` with Ensembl IDs, symbols and labels."""
+    var = pd.DataFrame(
+        {"ensembl_id": [f"ENSG{i:011d}" for i in range(n_genes)]}, index=[f"G{i}" for i in range(n_genes)]
+    )
+    labels = np.resize(["T cell", "CD4+/CD25 T Reg", "B"], n_cells)
+    obs = pd.DataFrame({"cell_type": pd.Categorical(labels), "donor": np.resize(["a", "b"], n_cells)})
+    obs.index = [f"cell{i}" for i in range(n_cells)]
+    return ad.AnnData(make_counts(n_cells, n_genes, seed=seed), obs=obs, var=var)
+
+
+def make_bert(vocabulary: Vocabulary, n_blocks: int = 3, width: int = 16, seed: int = 0):
+    """Random stock BertModel whose biases and layer norms are jittered, so that a mistake shows."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=vocabulary.n_tokens,
+        hidden_size=width,
+        num_hidden_layers=n_blocks,
+        num_attention_heads=4,
+        intermediate_size=2 * width,
+        max_position_embeddings=vocabulary.input_size,
+        hidden_act="relu",
+        pad_token_id=0,
+    )
+    torch.manual_seed(seed)
+    bert = BertModel(config, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return bert
