@@ -392,7 +392,6 @@ def losses(model: BertForMaskedLM, batch: Batch, temperature: float) -> tuple[to
 @torch.no_grad()
 def held_out_losses(model: BertForMaskedLM, corpus: Corpus, vocabulary: Vocabulary, seed: int) -> dict[str, float]:
     """Masked-gene loss on whole held-out cells, by gene, and paired-halves loss in batches of 32 cells."""
-    model.eval()
     rng, genes, pairs = np.random.default_rng(seed), [], []
     for start in range(0, len(corpus.sets), 16):
         batch = hide(encode(corpus.counts[start : start + 16], vocabulary, INPUT_SIZE), vocabulary.n_tokens, 0, rng)
@@ -403,7 +402,6 @@ def held_out_losses(model: BertForMaskedLM, corpus: Corpus, vocabulary: Vocabula
             views = [encode(v, vocabulary, 512) for v in two_views(corpus.counts[cells[start : start + 32]], rng)]
             batch = hide(concatenate(views), vocabulary.n_tokens, 32, rng)
             pairs.append(float(losses(model, batch, 0.1)[1]))
-    model.train()
     loss, weight = np.array(genes).T
     return {"masked_genes": float(np.average(loss, weights=weight)), "paired_halves": float(np.mean(pairs))}
 
@@ -432,7 +430,7 @@ def train(
         adam, lambda step: min((step + 1) / warm, max(0.02, (options.steps - step) / (options.steps - warm)))
     )
     curve, recent, n_tokens, start = [], [], 0, time.monotonic()
-    model.train()
+    model.eval()  # no dropout: masks, depths and panels are noise enough, and it is faster
     for step in range(options.steps):
         batch = draw_batch(corpus, vocabulary, options, rng)
         genes, pairs = losses(model, batch, options.temperature)

@@ -77,7 +77,7 @@ def _count_known(data, indices, indptr, known):  # pragma: no cover  compiled
     for cell in nb.prange(n_cells):
         n = np.int32(0)
         for i in range(indptr[cell], indptr[cell + 1]):
-            n += np.int32(data[i] > 0) & known[indices[i]]
+            n += np.int32(data[i] > 0) & known[np.uint32(indices[i])]
         n_genes[cell] = n
     return n_genes
 
@@ -90,18 +90,19 @@ def _rank_rows(data, indices, indptr, gene_tokens, medians, starts, kept, n_gene
         size = n_genes[first:last].max()
         keys, spare = np.empty(size, np.uint64), np.empty(size, np.uint64)
         low, high = np.empty(BUCKETS, np.int32), np.empty(BUCKETS, np.int32)
-        value = np.empty(1, np.float32)
-        value_bits = value.view(np.int32)
+        values = np.empty((indptr[first + 1 : last + 1] - indptr[first:last]).max(), np.float32)
+        bits = values.view(np.int32)
         for cell in range(first, last):
             begin, n = indptr[cell], 0
             low[:] = 0
             high[:] = 0
-            for i in range(begin, indptr[cell + 1]):
-                ratio = data[i] / medians[indices[i]]
-                if ratio > 0:  # not for zeros, nor for unknown genes, whose median is NaN
-                    value[0] = ratio
-                    coarse = COARSE_MAX - min(max((value_bits[0] >> 7) - COARSE_ZERO, 0), COARSE_MAX)
-                    keys[n] = np.uint64((np.int64(coarse) << 32) | (i - begin))
+            stored = indptr[cell + 1] - begin
+            for i in range(stored):
+                values[i] = data[begin + i] / medians[np.uint32(indices[begin + i])]
+            for i in range(stored):
+                if values[i] > 0:  # not for zeros, nor for unknown genes, whose median is NaN
+                    coarse = COARSE_MAX - min(max((bits[i] >> 7) - COARSE_ZERO, 0), COARSE_MAX)
+                    keys[n] = np.uint64((np.int64(coarse) << 32) | i)
                     low[coarse & (BUCKETS - 1)] += 1
                     high[coarse >> RADIX_BITS] += 1
                     n += 1
@@ -110,7 +111,7 @@ def _rank_rows(data, indices, indptr, gene_tokens, medians, starts, kept, n_gene
             _order_equal_keys(keys, n, data, indices, begin, gene_tokens, medians)
             out = starts[cell]
             for k in range(kept[cell]):
-                ids[out + k] = gene_tokens[indices[begin + np.int64(keys[k] & np.uint64(0xFFFFFFFF))]]
+                ids[out + k] = gene_tokens[np.uint32(indices[begin + np.uint32(keys[k])])]
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
@@ -122,7 +123,7 @@ def _scatter(keys, out, n, counts, shift):  # pragma: no cover  compiled
         counts[bucket] = total
         total += count
     for k in range(n):
-        bucket = np.int64((keys[k] >> shift) & np.uint64(BUCKETS - 1))
+        bucket = (keys[k] >> shift) & np.uint64(BUCKETS - 1)
         out[counts[bucket]] = keys[k]
         counts[bucket] += 1
 
@@ -130,29 +131,32 @@ def _scatter(keys, out, n, counts, shift):  # pragma: no cover  compiled
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def _order_equal_keys(keys, n, data, indices, begin, gene_tokens, medians):  # pragma: no cover  compiled
     """Order each run of equal coarse values by (value descending, token ascending)."""
-    half = np.uint64(32)
     start = 0
-    while start < n:
-        stop = start + 1
-        while stop < n and keys[stop] >> half == keys[start] >> half:
-            stop += 1
-        gap = 1
-        while gap < (stop - start) // 3:
-            gap = 3 * gap + 1  # Knuth's gaps: a run of one gap is an insertion sort, long runs stay fast
-        while gap > 0 and stop - start > 1:
-            for k in range(start + gap, stop):
-                key, j = keys[k], k
-                while j >= start + gap and _precedes(key, keys[j - gap], data, indices, begin, gene_tokens, medians):
-                    keys[j] = keys[j - gap]
-                    j -= gap
-                keys[j] = key
-            gap //= 3
+    for stop in range(1, n + 1):
+        if stop < n and keys[stop] ^ keys[start] < np.uint64(1 << 32):
+            continue
+        if stop - start > 1:
+            _shell_sort(keys, start, stop, data, indices, begin, gene_tokens, medians)
         start = stop
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _shell_sort(keys, start, stop, data, indices, begin, gene_tokens, medians):  # pragma: no cover  compiled
+    gap = 1
+    while gap < (stop - start) // 3:
+        gap = 3 * gap + 1  # Knuth's gaps: short runs get an insertion sort, long runs stay fast
+    while gap > 0:
+        for k in range(start + gap, stop):
+            key, j = keys[k], k
+            while j >= start + gap and _precedes(key, keys[j - gap], data, indices, begin, gene_tokens, medians):
+                keys[j] = keys[j - gap]
+                j -= gap
+            keys[j] = key
+        gap //= 3
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _precedes(a, b, data, indices, begin, gene_tokens, medians):  # pragma: no cover  compiled
-    i = begin + np.int64(a & np.uint64(0xFFFFFFFF))
-    j = begin + np.int64(b & np.uint64(0xFFFFFFFF))
+    i, j = begin + np.uint32(a), begin + np.uint32(b)
     x, y = np.float64(data[i]) / medians[indices[i]], np.float64(data[j]) / medians[indices[j]]
     return x > y or (x == y and gene_tokens[indices[i]] < gene_tokens[indices[j]])

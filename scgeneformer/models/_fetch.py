@@ -71,15 +71,19 @@ def _fetch_checked(entry: _registry.Entry, wanted: list[str]) -> dict[str, Path]
 
 def _fetch_place(place: HubPlace, with_vocabulary: bool, with_weights: bool) -> Download:
     known = _find_cached(place)
-    if known is not None and not (with_weights and find_weights(known.folder) is None):
-        if not with_vocabulary or known.dictionaries or has_vocabulary(known.folder):
-            return known
+    if known is not None and _is_complete(known, with_vocabulary, with_weights):
+        return known
     try:
         return _fetch_unlisted(place, with_vocabulary, with_weights)
     except ModelNotFoundError:
         if known is None:
             raise
         return known
+
+
+def _is_complete(known: Download, with_vocabulary: bool, with_weights: bool) -> bool:
+    vocabulary = not with_vocabulary or known.dictionaries is not None or has_vocabulary(known.folder)
+    return vocabulary and (not with_weights or find_weights(known.folder) is not None)
 
 
 def _find_cached(place: HubPlace) -> Download | None:
@@ -98,7 +102,8 @@ def _find_cached(place: HubPlace) -> Download | None:
 
 def _fetch_unlisted(place: HubPlace, with_vocabulary: bool, with_weights: bool) -> Download:
     commit, names = _hub.list_folder(place.name, place.repo, place.subfolder, place.revision)
-    config = _hub.fetch(place.name, place.repo, _join(place.subfolder, CONFIG_FILE), place.revision)
+    for revision in (place.revision, commit):  # the first records which commit the revision is
+        config = _hub.fetch(place.name, place.repo, _join(place.subfolder, CONFIG_FILE), revision)
     weights = next((name for name in WEIGHT_FILES if name in names), WEIGHT_FILES[0])
     vocabulary = [name for name in names if name in VOCABULARY_FILES or name.startswith(KINDS)]
     for name in [*(vocabulary if with_vocabulary else []), *([weights] if with_weights else [])]:

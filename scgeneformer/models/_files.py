@@ -101,7 +101,7 @@ def find_vocabulary(folder: Path, dictionaries: Path | None, fallback: Path | No
     found = next((place for place in places if place is not None and has_vocabulary(place)), None)
     if found is None:
         raise ModelError(
-            f"{folder} has no vocabulary beside its config: neither {GENES_FILE} nor the reference's dictionary pickles "
+            f"{folder} has no vocabulary beside its config: neither {GENES_FILE} nor the reference's pickles "
             f"({KINDS[0]}*.pkl, {KINDS[1]}*.pkl). Name the folder that holds those of this model: dictionaries=..."
         )
     return found

@@ -34,7 +34,10 @@ _EXPLANATIONS = (  # the first that fits; subclasses stand before their bases
         "{repo} on the hub has no revision {revision!r}. Name a branch, a tag or a full commit that exists.",
     ),
     ("LocalEntryNotFoundError", _NO_NETWORK),
-    ("OfflineModeIsEnabled", _NO_NETWORK),
+    ("ConnectionError", _NO_NETWORK),  # of Python, of requests, and of the hub's offline mode
+    ("ConnectError", _NO_NETWORK),  # of httpx
+    ("TimeoutException", _NO_NETWORK),
+    ("Timeout", _NO_NETWORK),  # of requests
     ("EntryNotFoundError", "{repo} on the hub, revision {revision}, has no file {path}. Check the subfolder."),
 )
 
@@ -116,6 +119,6 @@ def explained(name: str, repo: str, path: str, revision: str) -> Iterator[None]:
             path=path,
             revision=revision,
             cache=constants.HF_HUB_CACHE,
-            error=f"{type(error).__name__}: {error}",
+            error=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
         )
         raise ModelNotFoundError(message) from error

@@ -25,15 +25,12 @@ def get_vocabulary(folder: Path, config: Path) -> Vocabulary:
 def _read(folder: Path, config_file: Path, state: tuple[Stamp, ...]) -> Vocabulary:
     config = read_config(config_file)
     n_positions, n_rows = config["max_position_embeddings"], config["vocab_size"]
-    if has_genes(folder):
-        vocabulary = read_vocabulary(folder)
-    else:
-        vocabulary = vocabulary_from_dictionaries(folder, n_positions)
+    vocabulary = read_vocabulary(folder) if has_genes(folder) else vocabulary_from_dictionaries(folder, n_positions)
     if vocabulary.n_tokens != n_rows:
         raise ModelError(
             f"The vocabulary does not fit the weights: the weights look like {_looks_like(n_rows)}, the dictionaries "
-            f"like {_looks_like(vocabulary.n_tokens)} (weights in {config_file.parent}, dictionaries in {folder}). Name "
-            "the folder with the dictionaries of this model: dictionaries=..."
+            f"like {_looks_like(vocabulary.n_tokens)} (weights in {config_file.parent}, dictionaries in {folder}). "
+            "Name the folder with the dictionaries of this model: dictionaries=..."
         )
     if vocabulary.input_size > n_positions:
         raise ModelError(

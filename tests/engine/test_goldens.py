@@ -20,6 +20,9 @@ def name(request):
     return request.param
 
 
+only = pytest.mark.parametrize  # narrows one of the fixtures above
+
+
 @pytest.fixture
 def model(shared, release):
     folder = shared / "goldens" / "checkpoints" / f"{release.lower()}_small"
@@ -45,9 +48,8 @@ def test_tokens_equal_those_of_the_reference(adata, model, golden):
     np.testing.assert_array_equal(padded[padded != 0], golden["tokens"])
 
 
-def test_the_truncated_cells_are_really_cut(adata, model, golden, name):
-    if name != "lung_6cells":
-        pytest.skip("the other file has the long cells")
+@only("name", ["lung_6cells"], indirect=True)
+def test_the_long_cells_are_really_cut(adata, model, golden):
     gf.tl.tokenize(adata, model)
     np.testing.assert_array_equal(adata.obs["geneformer_n_genes"], golden["n_genes_before_truncation"])
     assert (adata.obs["geneformer_n_tokens"] == model.vocabulary.input_size).any()
@@ -59,9 +61,8 @@ def test_cell_embeddings_equal_those_of_the_reference(adata, model, golden, laye
     np.testing.assert_allclose(adata.obsm["X_geneformer"], golden[f"cell_{which}"], atol=5e-6)
 
 
+@only("release", ["V2"], indirect=True)
 @pytest.mark.parametrize(("layer", "which"), [(-2, "second_to_last"), (-1, "last")])
-def test_cls_embeddings_equal_those_of_the_reference(adata, model, golden, layer, which, release):
-    if release == "V1":
-        pytest.skip("V1 models have no <cls> token")
+def test_cls_embeddings_equal_those_of_the_reference(adata, model, golden, layer, which):
     gf.tl.embed_cells(adata, model, layer=layer, pooling="cls")
     np.testing.assert_allclose(adata.obsm["X_geneformer"], golden[f"cls_{which}"], atol=5e-6)

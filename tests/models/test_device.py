@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from scgeneformer._engine.device import free_memory, resolve_device, resolve_dtype
+from scgeneformer._errors import ModelError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(7, 0), (9, 0)][device.index])
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+def test_auto_without_gpu(no_gpu):
+    assert resolve_device("auto") == torch.device("cpu")
+    assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
+    with pytest.raises(ModelError, match=r"sees no CUDA device\. Use device='cpu'"):
+        resolve_device("cuda")
+
+
+def test_auto_with_gpu(two_gpus):
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", 1)
+    assert resolve_device("cpu:0") == torch.device("cpu")
+    assert resolve_dtype("auto", torch.device("cuda", 1)) == torch.bfloat16
+    assert resolve_dtype("auto", torch.device("cuda", 0)) == torch.float16
+    assert resolve_dtype("float32", torch.device("cuda", 0)) == torch.float32
+
+
+def test_devices_that_do_not_exist_list_those_that_do(two_gpus):
+    assert resolve_device(torch.device("cuda:0")) == torch.device("cuda", 0)
+    with pytest.raises(ModelError, match="this machine has 'cuda:0', 'cuda:1'"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", None, 1.5, "", "mps"])
+def test_nonsense(device, no_gpu):
+    with pytest.raises(ModelError, match="it is 'auto', 'cpu', 'cuda' or 'cuda:1'"):
+        resolve_device(device)
+
+
+def test_free_memory(monkeypatch):
+    assert free_memory(torch.device("cpu")) is None
+    for name, value in {"memory_reserved": 50, "memory_allocated": 20, "mem_get_info": (100, 200)}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert free_memory(torch.device("cuda", 0)) == 130
