@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
-from toys import make_adata, make_vocabulary
+import scanpy as sc
+from anndata.tests.helpers import assert_equal
+from toys import make_adata, make_model, make_vocabulary
 
 import scgeneformer as gf
 
@@ -34,3 +37,32 @@ def vocabulary(request) -> Vocabulary:
 @pytest.fixture
 def adata():
     return make_adata()
+
+
+@pytest.fixture(params=[False, True], ids=["no special tokens", "cls and eos"])
+def model(request):
+    return make_model(special=request.param)
+
+
+@pytest.fixture
+def toy():
+    """A model without special tokens."""
+    return make_model()
+
+
+@pytest.fixture
+def log():
+    """Function that gives what scanpy's logger wrote so far; hints included."""
+    before = sc.settings.logfile, sc.settings.verbosity
+    stream = io.StringIO()
+    sc.settings.logfile, sc.settings.verbosity = stream, 3
+    yield stream.getvalue
+    sc.settings.logfile, sc.settings.verbosity = before
+
+
+@pytest.fixture
+def unchanged(adata):
+    """After the test, `adata` must be exactly as it was before."""
+    before = adata.copy()
+    yield adata
+    assert_equal(adata, before)

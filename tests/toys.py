@@ -43,6 +43,13 @@ def make_adata(n_cells: int = 12, n_genes: int = 40, seed: int = 0) -> ad.AnnDat
     return ad.AnnData(make_counts(n_cells, n_genes, seed=seed), obs=obs, var=var)
 
 
+def clear_cells(adata: ad.AnnData, *rows: int) -> None:
+    """Set all counts of the given cells to zero."""
+    dense = adata.X.toarray()
+    dense[list(rows)] = 0
+    adata.X = sp.csr_matrix(dense)
+
+
 def make_bert(vocabulary: Vocabulary, n_blocks: int = 3, width: int = 16, seed: int = 0):
     """Random stock BertModel whose biases and layer norms are jittered, so that a mistake shows."""
     import torch
@@ -64,3 +71,17 @@ def make_bert(vocabulary: Vocabulary, n_blocks: int = 3, width: int = 16, seed: 
         for parameter in bert.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
     return bert
+
+
+def make_model(*, special: bool = False, n_genes: int = 40, input_size: int = 16, n_blocks: int = 3):
+    """Random model in memory, with the vocabulary of :func:`make_vocabulary`."""
+    from pathlib import Path
+
+    import torch
+
+    from scgeneformer._engine.encoder import use_packed_attention
+    from scgeneformer.models import Model
+
+    vocabulary = make_vocabulary(n_genes, special=special, input_size=input_size)
+    bert = use_packed_attention(make_bert(vocabulary, n_blocks)).requires_grad_(False)
+    return Model("toy", "tests", "", "0" * 64, vocabulary, bert, torch.device("cpu"), torch.float32, Path())

@@ -119,8 +119,6 @@ def open_counts(adata: AnnData, counts_layer: str | None = None, use_raw: bool |
 
 def _reader(adata: AnnData, key: str | None, raw: bool) -> Callable[[int, int], Any]:
     """Function that reads a range of rows without reading the others."""
-    if adata.isbacked and adata.is_view and not raw and key is None:
-        return lambda start, stop: adata[start:stop].X  # `.X` of the whole view would read all of its rows
     matrix = adata.raw.X if raw else adata.X if key is None else adata.layers[key]
     if getattr(matrix, "format", None) == "csc":  # by columns: turned into rows once, not at every block
         matrix = (matrix if sp.issparse(matrix) else matrix.to_memory()).tocsr()

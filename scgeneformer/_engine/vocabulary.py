@@ -125,7 +125,10 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """Read a vocabulary from our own files, `genes.tsv` and `geneformer.json` (and `aliases.tsv` where present)."""
     try:
         meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-        genes = pd.read_csv(folder / GENES_FILE, sep="\t", dtype={"ensembl_id": str, "symbol": str}, na_filter=False)
+        text = {"ensembl_id": str, "symbol": str}
+        genes = pd.read_csv(
+            folder / GENES_FILE, sep="\t", dtype=text, na_filter=False, float_precision="round_trip"
+        )
         aliases = {}
         if (folder / ALIASES_FILE).exists():
             table = pd.read_csv(folder / ALIASES_FILE, sep="\t", dtype=str, na_filter=False)

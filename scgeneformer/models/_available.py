@@ -18,6 +18,7 @@ COLUMNS = (
     *("repo", "subfolder", "revision", "layers", "width", "input_size", "n_genes", "special_tokens", "licence"),
     *("parameters", "size_mb", "downloaded"),
 )
+COUNTS = ("layers", "width", "input_size", "n_genes", "parameters")
 
 
 def available() -> pd.DataFrame:
@@ -38,11 +39,12 @@ def available() -> pd.DataFrame:
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> gf.models.available().loc["V2-104M", "width"]
-    768
+    >>> gf.models.available().loc["V2-104M", "special_tokens"]
+    '<pad> <mask> <cls> <eos>'
     """
     rows = {entry.name: _row(entry) for entry in _registry.entries().values()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS)).rename_axis("name")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS)).rename_axis("name")
+    return table.astype(dict.fromkeys(COUNTS, "Int64"))
 
 
 def _row(entry: _registry.Entry) -> list[Any]:

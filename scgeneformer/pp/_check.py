@@ -47,7 +47,7 @@ class Report:
 @shared_docs
 def check(
     adata: AnnData,
-    model: ModelLike = None,
+    model: ModelLike | None = None,
     *,
     counts_layer: str | None = None,
     use_raw: bool | None = None,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @shared_docs
 def map_genes(
     adata: AnnData,
-    model: ModelLike = None,
+    model: ModelLike | None = None,
     *,
     gene_ids: str | None = None,
     counts_layer: str | None = None,

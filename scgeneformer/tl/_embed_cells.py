@@ -30,7 +30,7 @@ AGGREGATES = {"mean": np.nanmean, "median": np.nanmedian}
 @shared_docs
 def embed_cells(
     adata: AnnData,
-    model: ModelLike = None,
+    model: ModelLike | None = None,
     *,
     layer: int | Sequence[int] = -2,
     pooling: Literal["mean", "cls", "first"] = "mean",
@@ -115,7 +115,9 @@ def embed_cells(
     groups = None if groupby is None else find_groups(adata, groupby)
     loaded = models.load(model, device=device, dtype=dtype)
     asked = [layer] if isinstance(layer, int | np.integer) else list(layer)
-    layers = [resolve_layer(n, loaded.n_blocks) for n in asked]
+    layers = list(dict.fromkeys(resolve_layer(n, loaded.n_blocks) for n in asked))
+    if not layers:
+        raise DataError("layer=[] names no layer. Name at least one, such as layer=-2.")
     pool = get_pooling(pooling, loaded.vocabulary)
     source = open_tokens(
         adata, loaded.vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids
@@ -130,14 +132,14 @@ def embed_cells(
 
     key = key_added or keys.EMBEDDING
     results = Results(obs={keys.N_TOKENS: n_tokens})
-    for n in dict.fromkeys(layers):
-        name = keys.layer_key(key, n, len(found))
+    for n in layers:
+        name = keys.layer_key(key, n, len(layers))
         params = result_params(loaded, source, layer=n, pooling=pooling)
         results.obsm[name] = found[n]
         results.uns[name] = {"params": params}
         if groups is not None:
             results.uns[name]["params"] |= {"groupby": np.array(groups.columns), "agg": agg}
-            results.uns |= _aggregate(found[n], groups, agg, keys.group_key(key, groups.columns), n, len(found))
+            results.uns |= _aggregate(found[n], groups, agg, keys.group_key(key, groups.columns), n, len(layers))
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @shared_docs
 def tokenize(
     adata: AnnData,
-    model: ModelLike = None,
+    model: ModelLike | None = None,
     *,
     counts_layer: str | None = None,
     use_raw: bool | None = None,

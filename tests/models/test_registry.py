@@ -28,6 +28,7 @@ def test_available_lists_the_published_models():
     assert v2.licence == "Apache-2.0"
     assert v2.size_mb == pytest.approx(425.1, abs=0.1)
     assert table.loc["V1-10M", "special_tokens"] == "<pad> <mask>"
+    assert str(table["width"].dtype) == "Int64"
     assert table["downloaded"].map(type).eq(bool).all()
 
 

@@ -1,0 +1,79 @@
+"""Write a file or directory so that readers see the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def check_writable(target: Path, *, overwrite: bool) -> None:
+    """Refuse a target that cannot be written, before anything is computed for it.
+
+    Raises
+    ------
+    OSError
+        If the directory does not exist or is read-only, or the target exists and is read-only or not to be replaced.
+    """
+    parent = target.resolve().parent
+    if not parent.is_dir():
+        raise FileNotFoundError(f"There is no directory {parent} to write {target.name} into.")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists already. Name another file, or replace it with --overwrite.")
+    for place in (parent, target):
+        if place.exists() and not (os.access(place, os.W_OK) and place.stat().st_mode & 0o222):
+            raise PermissionError(f"{place} is read-only. Name another place for the results, or change its mode.")
+
+
+@contextmanager
+def published(target: Path) -> Iterator[Path]:
+    """Give a free path beside `target`; what the block writes there takes its place, or is removed on an error.
+
+    A file replaces the old one in one step. A directory is swapped by two renames, between which it is missing.
+
+    Parameters
+    ----------
+    target
+        File or directory. A link stays a link: what it points to is replaced.
+    """
+    target = target.resolve()
+    fresh = _beside(target)
+    try:
+        yield fresh
+        if target.exists():
+            shutil.copymode(target, fresh)
+        if target.is_dir():
+            _swap(fresh, target)
+        else:
+            os.replace(fresh, target)
+    finally:
+        _remove(fresh)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Put one directory in place of another; the old one comes back if that fails."""
+    old = _beside(target)
+    os.replace(target, old)
+    try:
+        os.replace(fresh, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
+    _remove(old)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+import scgeneformer as gf
+from scgeneformer._adata.files import edited
+from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
+
+
+def numbers(text: str) -> list[int]:
+    """Read whole numbers, separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no whole number, and no list of them such as -2,-1.") from None
+
+
+Layers = Annotated[
+    list[str],
+    typer.Option(
+        "--layer",
+        metavar="N[,N...]",
+        help="Hidden layer: 0 = embedding output, n = after block n, -1 = last. Several: one pass.",
+    ),
+]
+Columns = Annotated[
+    list[str] | None, typer.Option("--groupby", help="Column of obs: also one embedding per group. Repeatable.")
+]
+
+
+def embed(
+    file: File,
+    out: Out = None,
+    in_place: InPlace = False,
+    overwrite: Overwrite = False,
+    model: Model = None,
+    layer: Layers = ["-2"],  # noqa: B006  typer reads it, nobody changes it
+    pooling: Annotated[str, typer.Option(help="mean (of the genes), cls or first.")] = "mean",
+    groupby: Columns = None,
+    agg: Annotated[str, typer.Option(help="How the cells of a group are combined: mean or median.")] = "mean",
+    counts_layer: CountsLayer = None,
+    use_raw: UseRaw = False,
+    gene_ids: GeneIds = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in one forward pass.")] = None,
+    key_added: Annotated[str | None, typer.Option(help="Key in obsm, instead of X_geneformer.")] = None,
+) -> None:
+    """Embed every cell with Geneformer.
+
+    Adds obsm['X_geneformer'], for sc.pp.neighbors(adata, use_rep="X_geneformer"). Says first how long it will take.
+    """
+    target = target_of(file, out, in_place)
+    layers = [n for text in layer for n in numbers(text)]
+    choices: dict[str, Any] = {"pooling": pooling, "agg": agg, "groupby": groupby or None}
+    with edited(file, target, overwrite=overwrite or in_place) as adata:
+        gf.tl.embed_cells(
+            adata,
+            model,
+            layer=layers,
+            counts_layer=counts_layer,
+            use_raw=use_raw or None,
+            gene_ids=gene_ids,
+            device=device,
+            dtype=dtype,
+            tokens_per_batch=tokens_per_batch,
+            key_added=key_added,
+            **choices,
+        )
+    typer.echo(f"Cell embeddings are in {target}")

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import typer
+
+import scgeneformer as gf
+from scgeneformer._adata.files import edited
+from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
+
+
+def tokenize(
+    file: File,
+    out: Out = None,
+    in_place: InPlace = False,
+    overwrite: Overwrite = False,
+    model: Model = None,
+    counts_layer: CountsLayer = None,
+    use_raw: UseRaw = False,
+    gene_ids: GeneIds = None,
+) -> None:
+    """Store the rank-value encoding of every cell.
+
+    Optional: embed encodes on the fly. Adds obsm['geneformer_tokens'], obs['geneformer_n_genes'] and
+    obs['geneformer_n_tokens'].
+    """
+    target = target_of(file, out, in_place)
+    with edited(file, target, overwrite=overwrite or in_place) as adata:
+        gf.tl.tokenize(adata, model, counts_layer=counts_layer, use_raw=use_raw or None, gene_ids=gene_ids)
+    typer.echo(f"Tokens are in {target}")

@@ -1,0 +1,137 @@
+import numpy as np
+import pandas as pd
+import pytest
+from toys import make_vocabulary
+
+from scgeneformer._adata.genes import map_genes
+from scgeneformer._engine.genes import match_genes, normalise_name, species_of
+from scgeneformer._errors import DataError, MissingKeyError
+
+VOCABULARY = make_vocabulary(40)
+
+
+def ids(n=40):
+    return [f"ENSG{i:011d}" for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ENSG00000000003.14", "ENSG00000000003"),
+        (" ensg00000000003 ", "ENSG00000000003"),
+        ("ENSG00000182162.11_PAR_Y", "ENSG00000182162"),
+        ("ENSMUSG00000000001.4", "ENSMUSG00000000001"),
+        ("RP11-34P13.7", "RP11-34P13.7"),
+        ("C1orf112", "C1ORF112"),
+    ],
+)
+def test_only_ensembl_ids_lose_their_version(name, expected):
+    assert normalise_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [ids(), [f"{i}.7" for i in ids()], [f"G{i}" for i in range(40)], [f"g{i}" for i in range(40)]],
+    ids=["Ensembl IDs", "with version", "symbols", "lower case"],
+)
+def test_every_kind_of_name_finds_its_token(names):
+    np.testing.assert_array_equal(match_genes(names, VOCABULARY), VOCABULARY.tokens)
+
+
+def test_aliases_lead_to_the_gene_and_unknown_names_to_none():
+    assert match_genes(["OLD3", "old3", "G3", "nothing"], VOCABULARY).tolist() == [5, 5, 5, -1]
+
+
+def test_a_name_made_unique_stands_for_the_same_gene_only_beside_it():
+    assert match_genes(["G3", "G3-1"], VOCABULARY).tolist() == [5, 5]
+    assert match_genes(["G3-1"], VOCABULARY).tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("names", "species"),
+    [
+        (["ENSG00000000003", "ENSG00000000005.1"], "human"),
+        (["ENSMUSG00000000001", "Gapdh"], "mouse"),
+        (["Gapdh", "Cd74", "0610007P14Rik", "H2-K1"], "mouse or rat"),
+        (["GAPDH", "C1orf112", "CD74"], None),
+        (["gapdh", "cd74"], None),
+        (["ENSDARG00000000001"], "zebrafish"),
+        (["ENSXETG00000000001"], "another species"),
+        ([], None),
+        (["1", "2"], None),
+    ],
+)
+def test_names_tell_the_species_before_case_is_folded(names, species):
+    assert species_of(names) == species
+
+
+def test_the_index_is_used_and_an_ensembl_column_is_preferred():
+    var = pd.DataFrame(index=[f"G{i}" for i in range(40)])
+    assert map_genes(var, VOCABULARY).column == "var_names"
+    var["gene_ids"] = ids()
+    assert map_genes(var, VOCABULARY).column == "gene_ids"
+
+
+def test_symbols_win_over_an_ensembl_column_that_matches_less_than_half_as_many():
+    var = pd.DataFrame({"gene_ids": [*ids(10), *["ENSG99999999999"] * 30]}, index=[f"G{i}" for i in range(40)])
+    assert map_genes(var, VOCABULARY).column == "var_names"
+
+
+def test_any_column_can_be_named():
+    var = pd.DataFrame({"mine": ids()}, index=[f"x{i}" for i in range(40)])
+    assert map_genes(var, VOCABULARY, "mine").n_matched == 40
+    with pytest.raises(MissingKeyError, match=r"var\['other'\] does not exist; the columns are: 'mine'"):
+        map_genes(var, VOCABULARY, "other")
+
+
+def test_categorical_and_missing_names_are_read():
+    var = pd.DataFrame({"gene_ids": pd.Categorical([*ids(39), None])}, index=[f"x{i}" for i in range(40)])
+    assert map_genes(var, VOCABULARY).tokens.tolist() == [*range(2, 41), -1]
+
+
+def test_duplicates_are_counted_beyond_the_first():
+    var = pd.DataFrame(index=["G1", "G1-1", "ENSG00000000001", "G2", "nothing"])
+    assert map_genes(var, VOCABULARY).n_duplicates == 2
+
+
+@pytest.mark.parametrize("column", [None, "symbol"])
+def test_mouse_symbols_do_not_pass_as_human(column):
+    var = pd.DataFrame(index=[f"Gene{i}" for i in range(10)] + [f"g{i}" for i in range(8)])
+    var["symbol"] = var.index
+    with pytest.raises(DataError, match="those of mouse or rat.*knows those of human.*orthologs"):
+        map_genes(var, VOCABULARY, column)
+
+
+def test_upper_case_symbols_do_not_pass_as_human_beside_mouse_ids():
+    var = pd.DataFrame({"ensembl_id": [f"ENSMUSG{i:011d}" for i in range(40)]}, index=[f"G{i}" for i in range(40)])
+    with pytest.raises(DataError, match=r"adata\.var\['ensembl_id'\] are those of mouse"):
+        map_genes(var, VOCABULARY)
+    assert map_genes(var, VOCABULARY, "var_names").n_matched == 40  # unless the user names the column
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        ([str(i) for i in range(40)], "they are numbers"),
+        ([f"GRCh38_X{i}" for i in range(40)], "remove 'GRCh38_'"),
+        ([f"P{i}" for i in range(40)], "wrong column"),
+    ],
+)
+def test_too_few_known_genes_are_refused_with_the_likely_reason(index, reason):
+    var = pd.DataFrame({"note": ["a"] * 40}, index=index)
+    with pytest.raises(DataError, match=rf"Only 0 of 40 genes.*{reason}.*'note'"):
+        map_genes(var, VOCABULARY)
+
+
+@pytest.mark.parametrize("file", ["mouse_cortex_e17", "mouse_hpc_spring", "mouse_blastocyst_e35_e45"])
+@pytest.mark.parametrize("release", ["V1", "V2"])
+def test_real_mouse_data_are_refused_unless_orthologs_are_named(shared, file, release):
+    import anndata as ad
+
+    from scgeneformer._engine.dictionaries import vocabulary_from_dictionaries
+
+    vocabulary = vocabulary_from_dictionaries(shared / "dictionaries" / release)
+    var = ad.read_h5ad(shared / "data" / f"{file}.h5ad", backed="r").var
+    with pytest.raises(DataError, match="mouse"):
+        map_genes(var, vocabulary)
+    assert map_genes(var, vocabulary, "human_ensembl_id").n_matched > 1000

@@ -1,0 +1,227 @@
+"""Files: opened without reading the matrices, results added, replaced in one step or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from anndata.tests.helpers import assert_equal
+from toys import make_adata
+
+from scgeneformer import DataError
+from scgeneformer._adata import files, publish
+from scgeneformer._adata.files import edited, opened
+
+SUFFIXES = [".h5ad", ".zarr"]
+
+
+@pytest.fixture
+def rich():
+    """Every slot filled, with labels that are no keys."""
+    adata = make_adata()
+    adata.raw = adata.copy()
+    adata.layers["csc"] = adata.X.tocsc()
+    adata.layers["dense"] = adata.X.toarray()
+    adata.obsm["X_pca"] = np.arange(24.0).reshape(12, 2)
+    adata.obsp["distances"] = sp.eye(12, format="csr")
+    adata.uns["log"] = {"base": 2, "names": np.array(["CD4+/CD25 T Reg"])}
+    return adata
+
+
+@pytest.fixture(params=SUFFIXES)
+def path(request, rich, tmp_path):
+    return store(rich, tmp_path / f"data{request.param}")
+
+
+def store(adata, path):
+    files.format_of(path).write(adata, path)
+    return path
+
+
+def read(path):
+    return files.format_of(path).read(path)
+
+
+def add_results(adata):
+    """One result of each kind that gf writes; returns the AnnData."""
+    adata.obs["n"] = np.arange(12, dtype=np.int32)
+    adata.obs["label"] = pd.Categorical(np.resize(["a", "b"], 12))
+    adata.var["id"] = [f"gene {i}" for i in range(40)]
+    adata.obsm["X_new"] = np.ones((12, 3), dtype=np.float32)
+    adata.obsm["X_pca"] = np.ones((12, 5))
+    adata.varm["v"] = np.ones((40, 2, 3))
+    adata.layers["shift"] = sp.eye(12, 40, format="csr", dtype=np.float32)
+    adata.uns["X_new"] = {"params": {"layer": 2, "model": "mini", "groupby": np.array(["donor"])}}
+    adata.uns["X_new_donor"] = pd.DataFrame(np.ones((2, 2)), index=["a", "b"], columns=["0", "1"])
+    return adata
+
+
+def left(folder):
+    """Names in a folder, hidden ones included."""
+    return sorted(os.listdir(folder))
+
+
+def test_matrices_stay_on_disk_and_give_their_rows(path, rich):
+    with opened(path) as adata:
+        matrices = {"X": adata.X, "raw": adata.raw.X, "csc": adata.layers["csc"], "dense": adata.layers["dense"]}
+        assert not any(isinstance(matrix, np.ndarray) or sp.issparse(matrix) for matrix in matrices.values())
+        for name in ("X", "raw", "dense"):
+            rows = matrices[name][3:5]
+            np.testing.assert_array_equal(rows.toarray() if sp.issparse(rows) else rows, rich.X[3:5].toarray())
+        pd.testing.assert_frame_equal(adata.obs, rich.obs)
+        assert adata.uns["log"]["base"] == 2
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_new_file_is_the_old_one_with_the_results(path, rich, suffix, tmp_path):
+    target = tmp_path / f"new{suffix}"
+    before = read(path)
+    with edited(path, target) as adata:
+        add_results(adata)
+    assert_equal(read(target), add_results(rich), exact=True)
+    assert_equal(read(path), before, exact=True)
+    assert left(tmp_path) == sorted([path.name, target.name])
+
+
+def test_in_place_the_file_gains_the_results_and_can_do_so_again(path, rich):
+    for _ in range(2):
+        with edited(path, path, overwrite=True) as adata:
+            add_results(adata)
+    assert_equal(read(path), add_results(rich), exact=True)
+    assert left(path.parent) == [path.name]
+
+
+def test_a_file_is_the_same_bytes_but_for_the_results(rich, tmp_path):
+    path, target = store(rich, tmp_path / "data.h5ad"), tmp_path / "new.h5ad"
+    with h5py.File(path, "r+") as root:
+        root.attrs["note"] = "of another program"
+    with edited(path, target) as adata:
+        adata.obs["n"] = np.arange(12)
+    with h5py.File(target) as root:
+        assert root.attrs["note"] == "of another program"
+
+
+def test_an_error_in_the_block_writes_nothing(path, rich, tmp_path):
+    def stop(adata):
+        add_results(adata)
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"), edited(path, path, overwrite=True) as adata:
+        stop(adata)
+    assert_equal(read(path), rich, exact=True)
+    assert left(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("step", ["_duplicate", "_add"])
+def test_an_error_while_writing_leaves_the_old_file(path, rich, tmp_path, monkeypatch, step):
+    write = getattr(files, step)
+
+    def fail(*args):
+        write(*args)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(files, step, fail)
+    with pytest.raises(OSError, match="No space"), edited(path, path, overwrite=True) as adata:
+        add_results(adata)
+    assert_equal(read(path), rich, exact=True)
+    assert left(tmp_path) == [path.name]
+
+
+def test_an_error_in_the_last_step_brings_the_old_file_back(path, rich, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def fail(source, target):
+        if os.fspath(target) == os.fspath(path) and ".data-" in os.fspath(source) and not monkeypatched:
+            monkeypatched.append(source)
+            raise OSError("gone")
+        replace(source, target)
+
+    monkeypatched = []
+    monkeypatch.setattr(publish.os, "replace", fail)
+    with pytest.raises(OSError, match="gone"), edited(path, path, overwrite=True) as adata:
+        add_results(adata)
+    assert_equal(read(path), rich, exact=True)
+    assert left(tmp_path) == [path.name]
+
+
+def test_the_old_file_can_be_read_until_the_new_one_is_complete(path, rich, monkeypatch):
+    add = files._add
+
+    def look(*args):
+        add(*args)
+        assert_equal(read(path), rich, exact=True)
+
+    monkeypatch.setattr(files, "_add", look)
+    with edited(path, path, overwrite=True) as adata:
+        add_results(adata)
+
+
+def test_a_file_changed_in_the_meantime_is_not_overwritten(path, tmp_path):
+    changed = add_results(make_adata())
+
+    def somebody_else():
+        with publish.published(path) as fresh:
+            store(changed, fresh)
+
+    with pytest.raises(DataError, match="was changed"), edited(path, path, overwrite=True):
+        somebody_else()
+    assert_equal(read(path), changed, exact=True)
+
+
+def test_a_link_stays_a_link_and_the_mode_stays(rich, tmp_path):
+    (tmp_path / "far").mkdir()
+    path, link = store(rich, tmp_path / "far" / "data.h5ad"), tmp_path / "link.h5ad"
+    link.symlink_to(path)
+    path.chmod(0o640)
+    with edited(link, link, overwrite=True) as adata:
+        add_results(adata)
+    assert link.is_symlink()
+    assert "X_new" in read(path).obsm
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_targets_that_cannot_be_written_are_refused_before_the_work(path, rich, tmp_path):
+    existing = store(rich, tmp_path / "existing.h5ad")
+    read_only = store(rich, tmp_path / "fixed.h5ad")
+    read_only.chmod(0o444)
+    for target, overwrite, error, message in [
+        (existing, False, FileExistsError, "exists already"),
+        (read_only, True, PermissionError, "read-only"),
+        (tmp_path / "nowhere" / "new.h5ad", False, FileNotFoundError, "no directory"),
+        (tmp_path / "new.loom", False, DataError, "suffix must be"),
+    ]:
+        with pytest.raises(error, match=message), edited(path, target, overwrite=overwrite):
+            pytest.fail("the work was begun")
+
+
+def test_files_that_are_no_anndata_are_named(tmp_path):
+    (tmp_path / "text.h5ad").write_text("counts")
+    (tmp_path / "empty.zarr").mkdir()
+    with h5py.File(tmp_path / "part.h5ad", "w") as root:
+        root.attrs["encoding-type"] = "anndata"
+        root["X"] = np.ones(3)
+    for name in ("text.h5ad", "empty.zarr", "part.h5ad"):
+        with pytest.raises(DataError, match=f"{name} cannot be read"), opened(tmp_path / name):
+            pass
+    with pytest.raises(FileNotFoundError, match="There is no file"), opened(tmp_path / "none.h5ad"):
+        pass
+
+
+def test_files_of_early_anndata_are_read_and_rewritten(tmp_path):
+    """The layout of 2018: tables as compound data sets, no encoding named."""
+    path, target = tmp_path / "old.h5ad", tmp_path / "new.h5ad"
+    with h5py.File(path, "w") as root:
+        root["X"] = np.ones((2, 3), dtype=np.float32)
+        root["obs"] = np.array([(b"c0", 1), (b"c1", 2)], dtype=[("index", "S2"), ("n", "<i4")])
+        root["var"] = np.array([(b"g0",), (b"g1",), (b"g2",)], dtype=[("index", "S2")])
+    with edited(path, target) as adata:
+        adata.obsm["X_new"] = np.zeros((2, 1))
+    found = ad.read_h5ad(target)
+    assert found.obs_names.tolist() == ["c0", "c1"]
+    assert found.obs["n"].tolist() == [1, 2]
+    assert found.obsm["X_new"].shape == (2, 1)

@@ -1,0 +1,266 @@
+"""Conventions as tests: layering, import cost, signatures, docstrings, examples, README."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import scgeneformer as gf
+
+PACKAGE = Path(gf.__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FACE = ("pp", "tl", "pl")
+LISTS = ("", *FACE, "models", "datasets")  # packages whose __init__ only lists
+MAX_LINES, MAX_POSITIONAL = 400, 3
+UNSAFE = ("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
+COMMANDS = [
+    "pip install -c constraints.txt . && scgeneformer demo",
+    'pip install -c constraints.txt ".[test]" && pytest',
+]
+
+in_checkout = pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="only the installed package is here")
+
+
+def name_of(path: Path) -> str:
+    """Dotted name of a module of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """What a piece of code imports, anywhere in it: dotted names, those imported from a module included."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def at_import(tree: ast.Module) -> ast.Module:
+    """The statements that run when a module is imported."""
+
+    def runs(node: ast.stmt) -> bool:
+        return not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+
+    def is_function(node: ast.stmt) -> bool:
+        return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+    return ast.Module([node for node in tree.body if runs(node) and not is_function(node)], [])
+
+
+def offending(names: set[str], *banned: str, allowed: tuple[str, ...] = ()) -> list[str]:
+    """Those of `names` that are in one of the `banned` modules."""
+    return sorted(n for n in names if n not in allowed and any(f"{n}.".startswith(f"{b}.") for b in banned))
+
+
+def public(*packages: str) -> dict[str, object]:
+    """Public functions of subpackages, by the name a user writes."""
+    found = {}
+    for package in packages:
+        module = getattr(gf, package)
+        found |= {f"gf.{package}.{name}": getattr(module, name) for name in module.__all__}
+    return {name: item for name, item in found.items() if inspect.isfunction(item)}
+
+
+def section(function: object, title: str) -> list[str] | None:
+    """Lines of one section of a numpydoc docstring; None if it is not there."""
+    lines = (inspect.getdoc(function) or "").split("\n")
+    starts = [i for i in range(len(lines) - 1) if re.fullmatch(r"-{3,}", lines[i + 1])] + [len(lines)]
+    for start, stop in itertools.pairwise(starts):
+        if lines[start] == title:
+            return lines[start + 2 : stop]
+    return None
+
+
+def code_blocks(text: str, language: str = r"\w*") -> list[str]:
+    """Contents of the code blocks of a markdown text."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
+
+
+def each_function(*packages: str):
+    functions = public(*packages)
+    return pytest.mark.parametrize("function", functions.values(), ids=functions.keys())
+
+
+# --- import cost and layering ---------------------------------------------------------------------------------------
+
+
+def test_import_is_light():
+    code = "import scgeneformer, sys; print(*({'torch', 'transformers'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == []
+
+
+@each_module
+def test_layering(path):
+    names, inside = imports(ast.parse(path.read_text(encoding="utf-8"))), path.relative_to(PACKAGE).parts[0]
+    face = [f"scgeneformer.{part}" for part in FACE]
+    if inside == "_engine":
+        outer = ("anndata", "scanpy", "scgeneformer._adata", "scgeneformer.datasets", "scgeneformer.cli", *face)
+        assert offending(names, *outer, allowed=("scanpy.logging",)) == []
+    elif inside in ("_adata", "models", "datasets"):
+        assert offending(names, *face, "scgeneformer.cli") == []
+    elif inside in FACE:
+        others = [package for package in face if package != f"scgeneformer.{inside}"]
+        assert offending(names, *others, "scgeneformer.cli") == []
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.relative_to(PACKAGE).parts[0] in FACE], ids=name_of)
+def test_face_touches_no_tensor(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert offending(imports(at_import(tree)), "torch", "transformers") == []
+
+
+@each_module
+def test_only_the_restricted_unpickler_imports_pickle(path):
+    found = offending(imports(ast.parse(path.read_text(encoding="utf-8"))), *UNSAFE)
+    assert found == [] or path.relative_to(PACKAGE).as_posix() == "_engine/dictionaries.py"
+
+
+@each_module
+def test_files_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("package", LISTS)
+def test_init_lists_what_it_imports(package):
+    name = f"scgeneformer.{package}".rstrip(".")
+    tree = ast.parse((PACKAGE / package / "__init__.py").read_text(encoding="utf-8"))
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    ours = {a.asname or a.name for node in froms if node.module.startswith("scgeneformer") for a in node.names}
+    assert sorted(importlib.import_module(name).__all__) == sorted(ours | assigned(tree))
+    assert not [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
+def assigned(tree: ast.Module) -> set[str]:
+    """Names assigned at the top of a module."""
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    return {target.id for target in targets if isinstance(target, ast.Name)} - {"__all__"}
+
+
+# --- public functions -----------------------------------------------------------------------------------------------
+
+
+@each_function(*FACE)
+def test_signature(function):
+    parameters = list(inspect.signature(function).parameters.values())
+    assert parameters[0].name == "adata"
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    assert len(positional) <= MAX_POSITIONAL
+    assert not [p.name for p in parameters if p.kind == p.VAR_POSITIONAL]
+    assert not [p.name for p in parameters[1:] if p.default is p.empty and p.kind != p.VAR_KEYWORD]
+
+
+@each_function(*FACE, "models", "datasets")
+def test_docstring(function):
+    doc = inspect.getdoc(function) or ""
+    assert doc.split("\n\n")[0].endswith("."), "a docstring opens with a sentence"
+    assert not re.search(r"^\s*\{\w+\}$", doc, flags=re.M), "a shared description was not put in"
+    parameters = inspect.signature(function).parameters
+    heads = [line for line in section(function, "Parameters") or [] if line and not line[0].isspace()]
+    documented = [name.strip().lstrip("*") for head in heads for name in head.split(" : ")[0].split(",")]
+    assert documented == list(parameters)
+    if inspect.signature(function).return_annotation not in (None, "None"):
+        assert section(function, "Returns")
+
+
+WITH_EXAMPLES = {name: f for name, f in public(*FACE, "models", "datasets").items() if ">>>" in (f.__doc__ or "")}
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_doctest(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example = doctest.DocTestParser().get_doctest(inspect.getdoc(WITH_EXAMPLES[name]), {}, name, None, 0)
+    said: list[str] = []
+    with gf.settings.override(model="mini", progress=False):
+        result = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
+    assert result.failed == 0, "".join(said)
+
+
+# --- README and docs ------------------------------------------------------------------------------------------------
+
+DOCS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.is_file()]
+
+
+@in_checkout
+def test_readme_starts_with_the_two_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [block.strip() for block in code_blocks(readme)[:2]] == COMMANDS
+
+
+@in_checkout
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_docs_name_what_exists(path):
+    """Every ``gf.a.b`` in code and text exists, and calls in code blocks use parameters that exist."""
+    text = path.read_text(encoding="utf-8")
+    for chain in set(re.findall(r"\bgf(?:\.\w+)+", text)):
+        resolve(chain)
+    nodes = [node for block in code_blocks(text, "python") for node in ast.walk(ast.parse(block))]
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        if (written := ast.unparse(call.func)).startswith("gf."):
+            inspect.signature(resolve(written)).bind(*call.args, **{k.arg: k.value for k in call.keywords})
+
+
+def resolve(chain: str) -> object:
+    """What a dotted name that starts with gf stands for."""
+    found: object = gf
+    for part in chain.split(".")[1:]:
+        assert hasattr(found, part), f"{chain} does not exist"
+        found = getattr(found, part)
+    return found
+
+
+@in_checkout
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_docs_give_commands_that_parse(path):
+    from typer.main import get_command
+
+    from scgeneformer.cli import app
+
+    commands = get_command(app).commands
+    for line in "".join(code_blocks(path.read_text(encoding="utf-8"), "bash")).splitlines():
+        if line.startswith("scgeneformer "):
+            name, *arguments = shlex.split(line, comments=True)[1:]
+            commands[name].make_context(name, arguments).close()
+
+
+@in_checkout
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@in_checkout
+@pytest.mark.parametrize(
+    "path", [p for p in DOCS if "```python" in p.read_text(encoding="utf-8")], ids=lambda p: p.name
+)
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # scanpy's use of matplotlib
+def test_examples_run(path, tmp_path, monkeypatch):
+    """The python blocks of a page run one after the other, on the demonstration model."""
+    import matplotlib.pyplot as plt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plt, "show", lambda *_, **__: None)
+    space: dict[str, object] = {}
+    with gf.settings.override():
+        for block in code_blocks(path.read_text(encoding="utf-8"), "python"):
+            exec(compile(block, path.name, "exec"), space)
+    plt.close("all")
