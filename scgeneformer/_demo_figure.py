@@ -49,8 +49,8 @@ def draw(adata: AnnData, found: dict[str, Any], path: Path) -> None:
         _legend(row[-1], colors, labels.value_counts(), title)
     for ax, basis in zip(axes[0], COLUMNS, strict=True):
         ax.set_title(COLUMNS[basis], fontsize=19, fontweight="bold", pad=28)
-        note = f"neighbours of the same cell type: {found[AGREEMENT[basis]]:.1%}"
-        ax.text(0.5, 1.02, note, transform=ax.transAxes, ha="center", va="bottom", fontsize=13, color="0.35")
+        note = f"same type among the 15 nearest neighbours: {found[AGREEMENT[basis]]:.1%}"
+        ax.text(0.5, 1.02, note, transform=ax.transAxes, ha="center", va="bottom", fontsize=12, color="0.35")
     with published(path) as fresh:
         figure.savefig(fresh)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PREFIX = "SCGENEFORMER_"
 
@@ -19,7 +19,7 @@ def _flag(text: str) -> bool:
     return text.strip().lower() not in {"", "0", "false", "no", "off"}
 
 
-_READERS = {"tokens_per_batch": int, "progress": _flag}
+_READERS: dict[str, Callable[[str], Any]] = {"tokens_per_batch": int, "progress": _flag}
 
 
 @dataclass

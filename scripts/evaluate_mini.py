@@ -105,21 +105,27 @@ def scores(embedding: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def read_task(folder: Path, name: str, label: str, only_held_out: bool, seed: int) -> tuple[ad.AnnData, np.ndarray]:
-    """Read the cells of a task that have a label of at least 5 cells."""
+def read_task(
+    folder: Path, name: str, label: str, only_held_out: bool, seed: int, most: int
+) -> tuple[ad.AnnData, np.ndarray]:
+    """Read the cells of a task, a random `most` of them, that have a label of at least 5 cells."""
     adata = ad.read_h5ad(folder / f"{name}.h5ad")
     if only_held_out:
         adata = adata[train_mini.held_out(adata, seed)].copy()
+    if adata.n_obs > most:
+        adata = adata[np.sort(np.random.default_rng(SEED).permutation(adata.n_obs)[:most])].copy()
     labels = adata.obs[label].astype(str)
     usable = labels.map(labels.value_counts()).ge(5) & ~labels.isin(["nan", "", "unknown", "Unknown"])
     return adata[usable.to_numpy()].copy(), labels[usable].to_numpy(str)
 
 
-def evaluate(folder: Path, models: dict[str, tuple[BertForMaskedLM, list[int]]], vocabulary: Vocabulary, seed: int):
+def evaluate(
+    folder: Path, models: dict[str, tuple[BertForMaskedLM, list[int]]], vocabulary: Vocabulary, seed: int, most: int
+) -> pd.DataFrame:
     """Scores of PCA and of the given layers of the given models on all tasks, one row each."""
     rows = []
     for name, label, only_held_out in TASKS:
-        adata, labels = read_task(folder, name, label, only_held_out, seed)
+        adata, labels = read_task(folder, name, label, only_held_out, seed, most)
         embeddings = {"PCA 50": pca(adata)}
         for title, (model, layers) in models.items():
             for layer, values in embed(model, adata, vocabulary, layers).items():
@@ -161,6 +167,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--write", action="store_true", help="store the table in the model folder")
     parser.add_argument("--controls", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--most", type=int, default=1000, help="cells of a data set at most")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -175,7 +182,7 @@ def main() -> None:
         width = model.config.intermediate_size
         models["untrained"] = (train_mini.initial_model(vocabulary, None, seed, feed_forward=width).eval(), [-2])
         models["SVD start"] = (train_mini.initial_model(vocabulary, corpus, seed, feed_forward=width).eval(), [-2])
-    table = evaluate(options.data, models, vocabulary, seed)
+    table = evaluate(options.data, models, vocabulary, seed, options.most)
     print(table.to_string())
     print(table.groupby("embedding", sort=False)[["purity", "knn", "logistic"]].mean().round(3).to_string())
     if options.write:

@@ -16,6 +16,7 @@ Gene embeddings start from a truncated SVD of the training cells, position embed
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import math
@@ -24,6 +25,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -40,6 +42,9 @@ from scgeneformer._engine.ranking import rank_value_encode
 from scgeneformer._engine.tokens import Tokens, concatenate
 from scgeneformer._engine.vocabulary import Vocabulary, write_vocabulary
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # File, licence of its source, origin; from the oldest gene annotation to the newest.
 SOURCES = {
     "brain_cortex_darmanis": ("MIT", "Darmanis et al. 2015, human temporal cortex, GSE67835"),
@@ -54,6 +59,7 @@ INPUT_SIZE, TARGET_SUM = 2048, 10_000.0
 MIN_CELLS = 3  # training cells in which a gene must be seen
 HELD_OUT = 0.1
 MASKED = 0.15
+WARM_UP, LEVEL_UNTIL = 40, 200  # steps
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,8 @@ def choose_symbols(tables: list[pd.DataFrame], ids: np.ndarray) -> tuple[dict[st
                 if native.upper() not in kept and native.startswith("ENSG"):
                     former[native.upper()].add(gene)
     symbols, owner = {}, {}
-    ranked = sorted(((n, gene, s) for gene, c in votes.items() for s, n in c.items()), key=lambda x: (-x[0], x[1], x[2]))
+    flat = ((n, gene, symbol) for gene, counter in votes.items() for symbol, n in counter.items())
+    ranked = sorted(flat, key=lambda vote: (-vote[0], vote[1], vote[2]))
     for _, gene, symbol in ranked:
         if gene not in symbols and symbol.upper() not in owner:
             symbols[gene], owner[symbol.upper()] = symbol, gene
@@ -229,7 +236,7 @@ def rank_waves(n_positions: int, width: int) -> np.ndarray:
 
 
 def initial_model(
-    vocabulary: Vocabulary, corpus: Corpus | None, seed: int, width: int = 128, feed_forward: int = 512
+    vocabulary: Vocabulary, corpus: Corpus | None, seed: int, width: int = 128, feed_forward: int = 256
 ) -> BertForMaskedLM:
     """Build the model before training; without a corpus all of its weights are random (the untrained control)."""
     torch.manual_seed(seed)
@@ -338,11 +345,11 @@ def draw_batch(corpus: Corpus, vocabulary: Vocabulary, options: argparse.Namespa
     share = sizes**0.7 / (sizes**0.7).sum()
     members = np.flatnonzero(corpus.sets == rng.choice(len(sizes), p=share))
     cells = rng.choice(members, size=min(options.pairs, len(members)), replace=False)
-    longest = int(rng.choice([256, 512, 768], p=[0.4, 0.4, 0.2]))
+    longest = int(rng.choice([192, 320, 512], p=[0.3, 0.4, 0.3]))
     first, second = (encode(view, vocabulary, longest) for view in two_views(corpus.counts[cells], rng))
     usable = np.flatnonzero((first.lengths >= 16) & (second.lengths >= 16))
     whole = rng.choice(len(corpus.sets), size=options.whole, replace=False, p=(share / sizes)[corpus.sets])
-    rest = encode(corpus.counts[whole], vocabulary, int(rng.choice([1024, INPUT_SIZE], p=[0.7, 0.3])))
+    rest = encode(corpus.counts[whole], vocabulary, int(rng.choice([768, INPUT_SIZE], p=[0.8, 0.2])))
     tokens = concatenate([first.take(usable), second.take(usable), rest])
     return hide(tokens, vocabulary.n_tokens, len(usable), rng)
 
@@ -391,47 +398,67 @@ def losses(model: BertForMaskedLM, batch: Batch, temperature: float) -> tuple[to
 
 @torch.no_grad()
 def held_out_losses(model: BertForMaskedLM, corpus: Corpus, vocabulary: Vocabulary, seed: int) -> dict[str, float]:
-    """Masked-gene loss on whole held-out cells, by gene, and paired-halves loss in batches of 32 cells."""
+    """Masked-gene loss on every 4th held-out cell, by gene, and paired-halves loss on 32 cells (or all) of each set."""
     rng, genes, pairs = np.random.default_rng(seed), [], []
-    for start in range(0, len(corpus.sets), 16):
-        batch = hide(encode(corpus.counts[start : start + 16], vocabulary, INPUT_SIZE), vocabulary.n_tokens, 0, rng)
+    whole = np.arange(0, len(corpus.sets), 4)
+    for some in np.array_split(whole, len(whole) // 16):
+        batch = hide(encode(corpus.counts[some], vocabulary, INPUT_SIZE), vocabulary.n_tokens, 0, rng)
         genes.append((float(losses(model, batch, 0.1)[0]), len(batch.masked)))
     for number in np.unique(corpus.sets):
-        cells = np.flatnonzero(corpus.sets == number)
-        for start in range(0, len(cells) - 31, 32):
-            views = [encode(v, vocabulary, 512) for v in two_views(corpus.counts[cells[start : start + 32]], rng)]
-            batch = hide(concatenate(views), vocabulary.n_tokens, 32, rng)
-            pairs.append(float(losses(model, batch, 0.1)[1]))
+        some = rng.permutation(np.flatnonzero(corpus.sets == number))[:32]
+        views = [encode(view, vocabulary, 512) for view in two_views(corpus.counts[some], rng)]
+        batch = hide(concatenate(views), vocabulary.n_tokens, len(some), rng)
+        pairs.append(float(losses(model, batch, 0.1)[1]))
     loss, weight = np.array(genes).T
-    return {"masked_genes": float(np.average(loss, weights=weight)), "paired_halves": float(np.mean(pairs))}
+    means = {"masked_genes": np.average(loss, weights=weight), "paired_halves": np.mean(pairs)}
+    return {f"held_out_{name}": round(float(mean), 4) for name, mean in means.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
 def optimiser(model: BertForMaskedLM, rate: float, decay: float) -> torch.optim.AdamW:
-    """AdamW; no decay on biases, layer norms and embeddings."""
+    """AdamW; weight decay on matrices only.
+
+    Embeddings learn at a third of the rate and with a larger epsilon: the softmax over the vocabulary pushes all rare
+    genes the same way, and Adam would make full steps of these tiny gradients, away from the co-expression start.
+    """
     named = list(model.named_parameters())
-    decayed = [p for name, p in named if p.ndim == 2 and "embeddings" not in name]
-    others = [p for name, p in named if p.ndim != 2 or "embeddings" in name]
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-8)
+    embedded = [p for name, p in named if "embeddings" in name and p.ndim == 2]
+    matrices = [p for name, p in named if "embeddings" not in name and p.ndim == 2]
+    groups = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": embedded, "lr": rate / 3, "eps": 1e-5},
+        {"params": [p for _, p in named if p.ndim != 2]},
+    ]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0)
+
+
+def pace(step: int) -> float:
+    """Share of the highest learning rate: linear warm-up, level, then 1 / sqrt; does not depend on the end."""
+    return min((step + 1) / WARM_UP, 1.0, math.sqrt(LEVEL_UNTIL / (step + 1)))
+
+
+@torch.no_grad()
+def follow(average: BertForMaskedLM, model: BertForMaskedLM, step: int) -> None:
+    """Move the running average of the weights; it takes the place of decaying the learning rate to zero."""
+    share = 1 - min(0.985, (step + 1) / (step + 10))
+    for mean, now in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(now, share)
 
 
 def train(
     model: BertForMaskedLM, corpus: Corpus, held: Corpus, vocabulary: Vocabulary, options: argparse.Namespace
-) -> dict:
-    """Train in place; returns the record of the run."""
-    rng = np.random.default_rng(options.seed)
-    torch.manual_seed(options.seed)
+) -> Iterator[tuple[BertForMaskedLM, dict]]:
+    """Train in place; at every report yields the averaged model and the record of the run so far."""
+    rng, start = np.random.default_rng(options.seed), time.monotonic()
     adam = optimiser(model, options.rate, options.decay)
-    warm = max(1, options.steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda step: min((step + 1) / warm, max(0.02, (options.steps - step) / (options.steps - warm)))
-    )
-    curve, recent, n_tokens, start = [], [], 0, time.monotonic()
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, pace)
     model.eval()  # no dropout: masks, depths and panels are noise enough, and it is faster
-    for step in range(options.steps):
+    average = copy.deepcopy(model)
+    curve, recent, n_tokens = [{"step": 0, **held_out_losses(model, held, vocabulary, 0)}], [], 0
+    print(json.dumps(curve[0]), flush=True)
+    for step in range(1, options.steps + 1):
         batch = draw_batch(corpus, vocabulary, options, rng)
         genes, pairs = losses(model, batch, options.temperature)
         (genes + options.pair_weight * pairs).backward()
@@ -439,26 +466,29 @@ def train(
         adam.step()
         schedule.step()
         adam.zero_grad()
+        follow(average, model, step - 1)
         n_tokens += batch.packed.n_tokens
         recent.append((genes.item(), pairs.item()))
-        if (step + 1) % options.report == 0 or step + 1 == options.steps:
+        minutes = (time.monotonic() - start) / 60
+        last = step == options.steps or minutes > options.minutes
+        if last or step % options.report == 0:
             mean, recent = np.mean(recent, axis=0), []
-            point = {"step": step + 1, "tokens": n_tokens, "minutes": round((time.monotonic() - start) / 60, 2)}
+            point = {"step": step, "tokens": n_tokens, "minutes": round(minutes, 1)}
             point |= {"train_masked_genes": round(mean[0], 4), "train_paired_halves": round(mean[1], 4)}
-            if (step + 1) % (4 * options.report) == 0 or step + 1 == options.steps:
-                point |= {f"held_out_{k}": round(v, 4) for k, v in held_out_losses(model, held, vocabulary, 0).items()}
+            point |= held_out_losses(average, held, vocabulary, 0)
             print(json.dumps(point), flush=True)
             curve.append(point)
-            if not math.isfinite(mean.sum()):
-                raise SystemExit("The loss is no longer finite; lower --rate.")
-    return {"steps": options.steps, "tokens": n_tokens, "minutes": curve[-1]["minutes"], "curve": curve}
+            yield average, {"steps": step, "tokens": n_tokens, "minutes": point["minutes"], "curve": list(curve)}
+        if last:
+            return
 
 
 def save(model: BertForMaskedLM, vocabulary: Vocabulary, folder: Path) -> None:
     """Write `config.json`, float16 weights and the vocabulary in the layout that the package reads."""
     folder.mkdir(parents=True, exist_ok=True)
+    model = copy.deepcopy(model).half()
     model.config._attn_implementation = "sdpa"
-    model.half().save_pretrained(folder)
+    model.save_pretrained(folder)
     write_vocabulary(vocabulary, folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
 
@@ -468,16 +498,17 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with the h5ad files named in SOURCES")
     parser.add_argument("out", type=Path, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1500, help="the schedule does not depend on it")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end earlier, after so much time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs", type=int, default=40, help="cells per step that are seen as two halves")
-    parser.add_argument("--whole", type=int, default=8, help="whole cells per step")
+    parser.add_argument("--pairs", type=int, default=32, help="cells per step that are seen as two halves")
+    parser.add_argument("--whole", type=int, default=4, help="whole cells per step")
     parser.add_argument("--pair-weight", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=0.1)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--decay", type=float, default=0.01, help="weight decay")
-    parser.add_argument("--feed-forward", type=int, default=512)
-    parser.add_argument("--report", type=int, default=25, help="steps between two lines of the log")
+    parser.add_argument("--feed-forward", type=int, default=256)
+    parser.add_argument("--report", type=int, default=50, help="steps between two reports, each with a save")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
@@ -489,21 +520,18 @@ def main() -> None:
     vocabulary, corpus, held, data = read_corpus(options.data, options.seed)
     print(f"{len(vocabulary.tokens)} genes, {len(corpus.sets)} + {len(held.sets)} cells", flush=True)
     model = initial_model(vocabulary, corpus, options.seed, feed_forward=options.feed_forward)
-    before = held_out_losses(model, held, vocabulary, 0)
-    print("held-out losses before training:", before, flush=True)
-    run = train(model, corpus, held, vocabulary, options)
-    settings = {k: v for k, v in vars(options).items() if k not in ("data", "out", "report", "threads")}
+    unset = ("data", "out", "report", "threads", "steps", "minutes")
     vocabulary.record.update(
         name="mini",
         licence="BSD-3-Clause",
         recipe="scripts/train_mini.py",
-        settings=settings,
-        hardware=f"{options.threads} CPU cores ({platform.machine()} with bfloat16 instructions)",
+        settings={k: v for k, v in vars(options).items() if k not in unset},
+        hardware=f"{options.threads} shared CPU cores ({platform.machine()} with bfloat16 instructions)",
         data=data,
-        held_out_losses_before=before,
-        **run,
     )
-    save(model, vocabulary, options.out)
+    for average, run in train(model, corpus, held, vocabulary, options):
+        vocabulary.record.update(run)
+        save(average, vocabulary, options.out)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(params=[False, True], ids=["no special tokens", "cls and eos"])
-def vocabulary(request) -> Vocabulary:
+def vocabulary(request):
     return make_vocabulary(special=request.param)
 
 

@@ -25,9 +25,9 @@ READ = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr}
 
 @pytest.fixture(autouse=True)
 def _verbosity():
-    before = sc.settings.verbosity
+    before, logfile = sc.settings.verbosity, sc.settings.logfile
     yield
-    sc.settings.verbosity = before
+    sc.settings.verbosity, sc.settings.logfile = before, logfile
 
 
 @pytest.fixture
@@ -239,7 +239,8 @@ def test_help_does_not_import_torch():
 def test_neighbour_agreement_by_hand():
     points = np.array([[0.0], [1.0], [2.1], [10.0]])
     labels = np.array(["a", "a", "b", "b"])
-    assert neighbour_agreement(points, labels, 1) == 3 / 4 - 1 / 4  # nearest: 1, 0, 1, 2 -> yes, yes, no, yes
+    assert neighbour_agreement(points, labels, 1) == 3 / 4  # nearest: 1, 0, 1, 2, so yes, yes, no, yes
+    assert neighbour_agreement(points, labels, 3) == 1 / 3
 
 
 def test_demo(tmp_path):
@@ -257,6 +258,7 @@ def test_demo(tmp_path):
     assert summary.clusters == adata.obs["leiden_geneformer"].nunique() > 1
     labels = adata.obs["cell_type"].to_numpy()
     assert summary.agreement_model == pytest.approx(neighbour_agreement(adata.obsm["X_geneformer"], labels))
+    assert adata.obsm["X_pca"].shape[1] == 50
     assert summary.agreement_pca == pytest.approx(neighbour_agreement(adata.obsm["X_pca"], labels))
     assert 0.15 < summary.agreement_chance < 0.25 < summary.agreement_model
     np.testing.assert_array_equal(adata.obsm["X_umap"], gf.datasets.pbmc68k().obsm["X_umap"])

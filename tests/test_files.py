@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from anndata.io import write_elem
 from anndata.tests.helpers import assert_equal
 from toys import make_adata
 
@@ -75,6 +76,16 @@ def test_matrices_stay_on_disk_and_give_their_rows(path, rich):
             np.testing.assert_array_equal(rows.toarray() if sp.issparse(rows) else rows, rich.X[3:5].toarray())
         pd.testing.assert_frame_equal(adata.obs, rich.obs)
         assert adata.uns["log"]["base"] == 2
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_may_have_no_matrix_and_nothing_else(suffix, tmp_path):
+    path = store(ad.AnnData(obs=pd.DataFrame(index=["c0", "c1"])), tmp_path / f"data{suffix}")
+    with edited(path, path, overwrite=True) as adata:
+        assert adata.X is None
+        assert adata.raw is None
+        adata.obs["n"] = 1
+    assert read(path).obs["n"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -204,7 +215,7 @@ def test_files_that_are_no_anndata_are_named(tmp_path):
     (tmp_path / "empty.zarr").mkdir()
     with h5py.File(tmp_path / "part.h5ad", "w") as root:
         root.attrs["encoding-type"] = "anndata"
-        root["X"] = np.ones(3)
+        write_elem(root, "X", np.ones((2, 3)))
     for name in ("text.h5ad", "empty.zarr", "part.h5ad"):
         with pytest.raises(DataError, match=f"{name} cannot be read"), opened(tmp_path / name):
             pass

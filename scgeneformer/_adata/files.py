@@ -165,11 +165,14 @@ def _explained(path: Path) -> Iterator[None]:
 def _lazy(root: Any) -> ad.AnnData:
     """AnnData with its matrices on disk, without the parts that no function of ours looks at (obsp, varp)."""
     raw = root.get("raw")
+    if raw is not None and raw.attrs.get("encoding-type") == "null":  # how None is stored in zarr
+        raw = None
     return ad.AnnData(
         X=_matrix(root["X"]) if "X" in root else None,
         layers={key: _matrix(root["layers"][key]) for key in root.get("layers", ())},
         raw=None if raw is None else {"X": _matrix(raw["X"]), "var": read_elem(raw["var"]), "varm": {}},
-        **{slot: read_elem(root[slot]) for slot in ("obs", "var", "obsm", "varm", "uns") if slot in root},
+        **{slot: read_elem(root[slot]) for slot in FRAMES},
+        **{slot: read_elem(root[slot]) for slot in ("obsm", "varm", "uns") if slot in root},
     )
 
 

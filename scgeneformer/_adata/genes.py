@@ -113,8 +113,8 @@ def _check_species(genes: GeneMap, vocabulary: Vocabulary, *, explicit: bool) ->
     if theirs is None or ours is None or ours in theirs.split(" or "):
         return
     raise DataError(
-        f"The genes in {_where(genes.column)} are those of {theirs} (such as {genes.names[0]!r}), and the model knows "
-        f"those of {ours}. Map them to {ours} orthologs in a column of adata.var and name it: gene_ids='<column>'."
+        f"The genes in {_where(genes.column)} are those of {theirs} (such as {str(genes.names[0])!r}), and the model "
+        f"knows those of {ours}. Map them to {ours} orthologs in a column of adata.var and name it: gene_ids='<column>'."
         + ("" if explicit else " Their names alone must not pass for orthologs.")
     )
 

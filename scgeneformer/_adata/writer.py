@@ -46,7 +46,7 @@ def write(adata: AnnData, results: Results) -> None:
         try:
             for slot, key, value in results.entries():
                 target = getattr(adata, slot)
-                before.append((slot, key, key in target, target[key] if key in target else None))
+                before.append((slot, key, key in target, target.get(key)))
                 getattr(adata, slot)[key] = value
         except BaseException:
             for slot, key, existed, old in reversed(before):

@@ -7,6 +7,7 @@ tokens of all cells of the batch. Every variant computes softmax(Q Kᵀ / sqrt(d
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from scgeneformer._engine.packing import Packed
 
 NAME = "scgeneformer_packed"
+HAS_VARLEN = find_spec("torch.nn.attention.varlen") is not None  # since torch 2.10
 
 
 def packed_attention(
@@ -38,9 +40,9 @@ def packed_attention(
 
 def _variant(query: torch.Tensor):
     half = query.dtype in (torch.bfloat16, torch.float16)
-    if query.is_cuda and half:
+    if query.is_cuda and half and HAS_VARLEN:
         return _varlen
-    return _matrix_products if half and not query.requires_grad else _per_cell
+    return _matrix_products if half and query.device.type == "cpu" and not query.requires_grad else _per_cell
 
 
 def _per_cell(query, key, value, packed, scaling, dropout):
@@ -69,8 +71,9 @@ def _varlen(query, key, value, packed, scaling, dropout):
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(packed.lengths)
-    flat = [x[0].transpose(0, 1) for x in (query, key, value)]  # (total, n_heads, d_head)
-    return varlen_attn(*flat, packed.offsets, packed.offsets, longest, longest, scale=scaling)[None]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (total, n_heads, d_head)
+    out = varlen_attn(q, k, v, packed.offsets, packed.offsets, longest, longest, scale=scaling)
+    return out[None]
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from scanpy import logging as logg
 
+from scgeneformer._errors import DataError
+from scgeneformer.settings import settings
+
 if TYPE_CHECKING:
     import numpy as np
     from transformers import BertModel
 
-CPU_TOKENS_PER_BATCH = 8192
+CPU_TOKENS_PER_BATCH = 8192  # more does not make a CPU faster
 CUDA_TOKENS_PER_BATCH = 65_536
 LONG_SECONDS = 600  # from here on the faster choices are named, as a warning
 EFFICIENCY = 0.6  # of the matrix-multiply rate, as benchmarks/embed.py finds it on CPUs, with some reserve
@@ -32,9 +35,6 @@ def flops_per_cell(bert: BertModel, depth: int, n_tokens: np.ndarray) -> np.ndar
 
 def choose_tokens_per_batch(bert: BertModel, asked: int | None) -> int:
     """Tokens of one forward pass: as asked, or enough to keep the device busy without filling its memory."""
-    from scgeneformer._errors import DataError
-    from scgeneformer.settings import settings
-
     asked = settings.tokens_per_batch if asked is None else asked
     if asked is not None:
         if asked < 1:
@@ -49,19 +49,14 @@ def choose_tokens_per_batch(bert: BertModel, asked: int | None) -> int:
 
 @cache
 def matmul_rate(device: str, dtype: torch.dtype, width: int) -> float:
-    """Floating-point operations per second of this device in a matrix product of a block's shape."""
-    a, b = torch.ones(2048, width, dtype=dtype, device=device), torch.ones(width, width, dtype=dtype, device=device)
-
-    def seconds(repeats: int) -> float:
+    """Floating-point operations per second of this device in a matrix product of a block's shape, the best of ten."""
+    a, b = torch.ones(4096, width, dtype=dtype, device=device), torch.ones(width, width, dtype=dtype, device=device)
+    times = []
+    for _ in range(11):  # the first one warms up
         start = time.perf_counter()
-        for _ in range(repeats):
-            product = a @ b
-        product[0, 0].item()  # waits for the device
-        return (time.perf_counter() - start) / repeats
-
-    seconds(2)
-    repeats = max(2, int(0.02 / max(seconds(2), 1e-6)))
-    return 2 * a.shape[0] * width * width / seconds(repeats)
+        (a @ b)[0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - start)
+    return 2 * a.shape[0] * width * width / min(times)
 
 
 def announce(bert: BertModel, depth: int, sample_lengths: np.ndarray, n_cells: int, name: str) -> float:

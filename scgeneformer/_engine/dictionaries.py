@@ -102,13 +102,15 @@ def read_dictionary(path: Path) -> dict[str, Any]:
             f"{path} was refused: it holds {error}, and a gene dictionary may hold only dict, str, int, float and "
             "numpy numbers. Nothing in it was executed. Take the dictionary from a source you trust."
         ) from error
-    except Exception as error:  # noqa: BLE001  a damaged pickle can raise anything
+    except Exception as error:  # a damaged pickle can raise anything
         raise ModelError(f"{path} is not a readable dictionary pickle ({error}). Fetch it again.") from error
     if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
         raise ModelError(f"{path} is not a dictionary from gene names; it holds a {type(content).__name__}.")
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in content.items()}
     if odd := next((k for k, v in plain.items() if not isinstance(v, str | int | float)), None):
-        raise ModelError(f"{path} was refused: its entry {odd!r} is a {type(plain[odd]).__name__}, not text or a number.")
+        raise ModelError(
+            f"{path} was refused: its entry {odd!r} is a {type(plain[odd]).__name__}, not text or a number."
+        )
     return plain
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer._engine.vocabulary import Vocabulary
 
-CPU_TOKENS_PER_BATCH = 8192
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:

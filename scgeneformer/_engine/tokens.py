@@ -51,7 +51,7 @@ class Tokens:
 
     def to_padded(self, width: int, pad: int = 0, dtype: type = np.uint16) -> np.ndarray:
         """Return a (n_cells, width) matrix, filled with `pad` behind each cell."""
-        padded = np.full((len(self), width), pad, dtype=dtype)
+        padded: np.ndarray = np.full((len(self), width), pad, dtype=dtype)
         padded[np.arange(width) < self.lengths[:, None]] = self.ids
         return padded
 

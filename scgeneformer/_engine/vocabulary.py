@@ -101,7 +101,7 @@ class Vocabulary:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of everything that decides how a cell is encoded: tokens, IDs, medians, special tokens, input size."""
+        """SHA-256 of all that decides how a cell is encoded: tokens, IDs, medians, special tokens, input size."""
         digest = hashlib.sha256(json.dumps([self.special, self.input_size]).encode())
         digest.update("\n".join(self.ensembl_ids.tolist()).encode())
         digest.update(np.ascontiguousarray(self.tokens, np.int64).tobytes())
@@ -126,9 +126,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     try:
         meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
         text = {"ensembl_id": str, "symbol": str}
-        genes = pd.read_csv(
-            folder / GENES_FILE, sep="\t", dtype=text, na_filter=False, float_precision="round_trip"
-        )
+        genes = pd.read_csv(folder / GENES_FILE, sep="\t", dtype=text, na_filter=False, float_precision="round_trip")
         aliases = {}
         if (folder / ALIASES_FILE).exists():
             table = pd.read_csv(folder / ALIASES_FILE, sep="\t", dtype=str, na_filter=False)

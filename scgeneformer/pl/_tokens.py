@@ -74,7 +74,7 @@ def tokens(
 
 
 def _histogram(ax: Axes, n_genes: np.ndarray, limit: int) -> None:
-    edges = np.histogram_bin_edges(n_genes, bins=50)
+    edges = np.histogram_bin_edges(n_genes, bins=50).tolist()
     kept, cut = n_genes[n_genes <= limit], n_genes[n_genes > limit]
     ax.hist(kept, bins=edges, color="tab:blue", label="whole")
     if len(cut):

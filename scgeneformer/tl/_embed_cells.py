@@ -17,14 +17,14 @@ from scgeneformer._errors import DataError
 from scgeneformer._progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
 
     from scgeneformer._adata.groups import Groups
     from scgeneformer.models import ModelLike
 
-AGGREGATES = {"mean": np.nanmean, "median": np.nanmedian}
+AGGREGATES: dict[str, Callable[..., np.ndarray]] = {"mean": np.nanmean, "median": np.nanmedian}
 
 
 @shared_docs
@@ -119,9 +119,7 @@ def embed_cells(
     if not layers:
         raise DataError("layer=[] names no layer. Name at least one, such as layer=-2.")
     pool = get_pooling(pooling, loaded.vocabulary)
-    source = open_tokens(
-        adata, loaded.vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids
-    )
+    source = open_tokens(adata, loaded.vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
     budget = choose_tokens_per_batch(loaded.bert, tokens_per_batch)
     start = logg.info(f"embedding cells with {loaded.name}")
     announce(loaded.bert, max(layers), source.sample_lengths(), adata.n_obs, name=loaded.name)

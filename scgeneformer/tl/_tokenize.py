@@ -72,9 +72,7 @@ def tokenize(
     """
     target = target_of(adata, copy)
     vocabulary = models.load_vocabulary(model)
-    source = open_tokens(
-        adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids, stored=False
-    )
+    source = open_tokens(adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids, stored=False)
     start = logg.info("tokenizing cells")
     dtype = np.uint16 if vocabulary.n_tokens <= 2**16 else np.uint32
     padded = np.zeros((adata.n_obs, vocabulary.input_size), dtype=dtype)

@@ -98,7 +98,7 @@ def test_duplicates_are_counted_beyond_the_first():
 def test_mouse_symbols_do_not_pass_as_human(column):
     var = pd.DataFrame(index=[f"Gene{i}" for i in range(10)] + [f"g{i}" for i in range(8)])
     var["symbol"] = var.index
-    with pytest.raises(DataError, match="those of mouse or rat.*knows those of human.*orthologs"):
+    with pytest.raises(DataError, match=r"those of mouse or rat.*knows those of human.*orthologs"):
         map_genes(var, VOCABULARY, column)
 
 

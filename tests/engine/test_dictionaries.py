@@ -55,7 +55,13 @@ def test_a_malicious_pickle_executes_nothing_and_is_named(tmp_path, protocol):
 
 @pytest.mark.parametrize(
     "content",
-    [{"a": np.array([1, 2])}, {"a": np.array(["x"], dtype=object)}, {"a": np.str_("x")}, {"a": np.dtype("O")}, {"a": {1}}],
+    [
+        {"a": np.array([1, 2])},
+        {"a": np.array(["x"], dtype=object)},
+        {"a": np.str_("x")},
+        {"a": np.dtype("O")},
+        {"a": {1}},
+    ],
     ids=["array", "object array", "str scalar", "object dtype", "set"],
 )
 def test_anything_but_plain_numbers_and_text_is_refused(tmp_path, content):

@@ -27,7 +27,9 @@ def oracle(vocabulary, cells):
     """All hidden states of the stock BertModel, one cell at a time: [cell][layer] -> (n, d)."""
     bert = make_bert(vocabulary)
     with torch.no_grad():
-        runs = [bert(torch.tensor(cells[i][None].astype(np.int64)), output_hidden_states=True) for i in range(len(cells))]
+        runs = [
+            bert(torch.tensor(cells[i][None].astype(np.int64)), output_hidden_states=True) for i in range(len(cells))
+        ]
     return [[state[0].numpy() for state in run.hidden_states] for run in runs]
 
 

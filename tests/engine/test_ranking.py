@@ -17,7 +17,9 @@ def naive(counts: np.ndarray, gene_tokens: np.ndarray, vocabulary: Vocabulary) -
     trail = [vocabulary.eos_token] if vocabulary.n_trail else []
     sequences = []
     for cell in counts.astype(np.float64):
-        genes = [(-x / median[t], t) for x, t in zip(cell.tolist(), gene_tokens.tolist(), strict=True) if x > 0 and t >= 0]
+        genes = [
+            (-x / median[t], t) for x, t in zip(cell.tolist(), gene_tokens.tolist(), strict=True) if x > 0 and t >= 0
+        ]
         ranked = [t for _, t in sorted(genes)][: vocabulary.max_genes]
         sequences.append([*lead, *ranked, *trail] if ranked else [])
     return Tokens.from_lists(sequences)
@@ -63,7 +65,9 @@ def test_a_cell_without_a_known_gene_is_empty_even_with_special_tokens():
 
 def test_explicit_zeros_are_no_counts():
     vocabulary = make_vocabulary(3)
-    counts = sp.csr_matrix((np.array([0.0, 2.0], np.float32), np.array([0, 2], np.int32), np.array([0, 2])), shape=(1, 3))
+    counts = sp.csr_matrix(
+        (np.array([0.0, 2.0], np.float32), np.array([0, 2], np.int32), np.array([0, 2])), shape=(1, 3)
+    )
     tokens, _ = rank_value_encode(counts, vocabulary.tokens, vocabulary)
     assert tokens.ids.tolist() == [4]
 

@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from toys import make_vocabulary
 
 from scgeneformer._engine.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from scgeneformer._errors import ModelError
-
-from toys import make_vocabulary
 
 
 def test_special_tokens_leave_less_room_for_genes():

@@ -184,7 +184,7 @@ def test_bad_values_are_refused_and_nothing_is_written(adata, toy, value):
     adata.X = adata.X.toarray()
     adata.X[3, 3] = value
     before = adata.copy()
-    with pytest.raises(gf.DataError, match="negative|NaN"):
+    with pytest.raises(gf.DataError, match=r"negative|NaN"):
         gf.tl.embed_cells(adata, toy)
     assert_equal(adata, before)
 

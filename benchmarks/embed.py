@@ -1,0 +1,193 @@
+"""Cells per second of packed inference beside the reference's way and beside the strongest simple competitor.
+
+    python benchmarks/embed.py [--shape V1-10M] [--cells 64] [--lengths uniform|FILE.h5ad] [--dtype float32 bfloat16]
+
+All run in this process on the same cells with the same random weights: `--rounds` rounds in which each has
+`--seconds` (whole batches, so the large ones take longer). Rates are medians over the rounds, ratios are medians of
+the ratios within a round, so that a machine whose speed drifts does not favour either side:
+
+- ours: packed, no padding, no head, stops at hidden layer -2, mean pooling;
+- reference: padded float32 `BertForMaskedLM`, SDPA, all hidden states and the logits, longest cells first, at its
+  default of 100 cells per batch (all, if fewer) and at its best batch size;
+- competitor: padded `BertModel` without head in the precision of ours, SDPA, cells sorted by length, at its best
+  batch size.
+
+- matmul: plain matrix products at the shapes of a block's linear maps; the share is (model FLOP of ours / time) /
+  that rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+from scgeneformer._engine.cost import choose_tokens_per_batch, flops_per_cell
+from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.forward import embed_cells
+from scgeneformer._engine.pooling import pool_mean
+from scgeneformer._engine.tokens import Tokens
+from scgeneformer._engine.vocabulary import Vocabulary
+
+SHAPES = {  # blocks, width, heads, feed-forward, tokens, input size
+    "V1-10M": (6, 256, 4, 512, 25_426, 2048),
+    "V2-104M": (12, 768, 12, 3072, 20_275, 4096),
+    "V2-316M": (18, 1152, 18, 4608, 20_275, 4096),
+}
+
+
+def config(shape: str) -> BertConfig:
+    blocks, width, heads, feed_forward, n_tokens, input_size = SHAPES[shape]
+    return BertConfig(
+        vocab_size=n_tokens,
+        hidden_size=width,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        intermediate_size=feed_forward,
+        max_position_embeddings=input_size,
+        hidden_act="relu",
+        pad_token_id=0,
+    )
+
+
+def cell_lengths(source: str, n_cells: int, input_size: int) -> np.ndarray:
+    """Lengths from 200 to the input size, or those of the cells of a file."""
+    rng = np.random.default_rng(0)
+    if source == "uniform":
+        return rng.integers(200, input_size + 1, n_cells)
+    import anndata as ad
+
+    n_genes = np.asarray((ad.read_h5ad(source).X > 0).sum(axis=1)).ravel()
+    return np.minimum(rng.choice(n_genes, n_cells), input_size)
+
+
+def vocabulary(n_tokens: int, input_size: int) -> Vocabulary:
+    genes = np.arange(2, n_tokens, dtype=np.int32)
+    return Vocabulary(genes, genes.astype(str), genes.astype(str), np.ones(len(genes)), {"<pad>": 0}, input_size)
+
+
+def padded(tokens: Tokens, cells: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    part = tokens.take(cells)
+    ids = torch.from_numpy(part.to_padded(int(part.lengths.max())).astype(np.int64))
+    return ids, (ids != 0).long()
+
+
+def padded_way(model: torch.nn.Module, batch: int, tokens: Tokens, until: float) -> int:
+    """Longest first, padded to the longest, all hidden states, mean over the real tokens; cells done in the time."""
+    order, done = np.argsort(-tokens.lengths), 0
+    for start in range(0, len(order), batch):
+        ids, mask = padded(tokens, order[start : start + batch])
+        with torch.inference_mode():
+            state = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-2]
+            _ = (state.float() * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        done += len(ids)
+        if time.perf_counter() > until:
+            break
+    return done
+
+
+def packed_way(bert: BertModel, genes: Vocabulary, tokens: Tokens, until: float) -> int:
+    """Our engine on all cells."""
+    layer, budget = bert.config.num_hidden_layers - 1, choose_tokens_per_batch(bert, None)
+    embed_cells([(0, tokens)], len(tokens), bert, genes, [layer], pool_mean, budget)
+    return len(tokens)
+
+
+def matmul_way(shape: str, dtype: torch.dtype, tokens: Tokens, until: float) -> float:
+    """Linear maps of a block alone, 4 of d x d, one of d x f, one of f x d, on 8192 tokens; GFLOP done in the time."""
+    _, width, _, feed_forward, _, _ = SHAPES[shape]
+    maps = [(width, width)] * 4 + [(width, feed_forward), (feed_forward, width)]
+    pairs = [(torch.randn(8192, a, dtype=dtype), torch.nn.Linear(a, b, dtype=dtype)) for a, b in maps]
+    done = 0.0
+    with torch.inference_mode():
+        while time.perf_counter() < until:
+            for x, linear in pairs:
+                linear(x)
+            done += sum(2 * 8192 * a * b for a, b in maps) / 1e9
+    return done
+
+
+def measure(ways: dict[str, Callable], tokens: Tokens, rounds: int, seconds: float) -> dict[str, np.ndarray]:
+    """Work per second of each way in each round, (rounds,) by name."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):  # the first round warms up
+        for name, way in ways.items():
+            start, done = time.perf_counter(), 0.0
+            until = start + (seconds if turn else 0)
+            while not done or time.perf_counter() < until:
+                done += way(tokens, until)
+            if turn:
+                rates[name].append(done / (time.perf_counter() - start))
+    return {name: np.array(values) for name, values in rates.items()}
+
+
+def contenders(shape: str, dtypes: list[str], batches: list[int], default: int) -> dict[str, Callable]:
+    """Every way to be measured, by name."""
+    torch.manual_seed(0)
+    full = BertForMaskedLM(config(shape)).eval()
+    genes = vocabulary(full.config.vocab_size, full.config.max_position_embeddings)
+    ways: dict[str, Callable] = {f"reference {b}": partial(padded_way, full, b) for b in {*batches, default}}
+    for name in dtypes:
+        dtype = getattr(torch, name)
+        encoders = [BertModel(config(shape), add_pooling_layer=False).eval() for _ in range(2)]
+        for encoder in encoders:
+            encoder.load_state_dict(full.bert.state_dict())
+            encoder.to(dtype)
+        ways[f"{name} ours"] = partial(packed_way, use_packed_attention(encoders[0]), genes)
+        ways |= {f"{name} padded {b}": partial(padded_way, encoders[1], b) for b in batches}
+        ways[f"{name} matmul"] = partial(matmul_way, shape, dtype)
+    return ways
+
+
+def best(rates: dict[str, np.ndarray], prefix: str) -> str:
+    """The fastest of several batch sizes."""
+    return max((name for name in rates if name.startswith(prefix)), key=lambda name: np.median(rates[name]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="V1-10M")
+    parser.add_argument("--cells", type=int, default=64)
+    parser.add_argument("--lengths", default="uniform", help="'uniform' (200 to the input size) or an h5ad with counts")
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", default=[2, 4, 8, 16])
+    args = parser.parse_args()
+
+    settings = config(args.shape)
+    lengths = cell_lengths(args.lengths, args.cells, settings.max_position_embeddings)
+    rng = np.random.default_rng(1)
+    genes = np.arange(2, settings.vocab_size)
+    tokens = Tokens.from_lists([rng.choice(genes, n, replace=False) for n in lengths])
+    default = min(100, args.cells)
+    rates = measure(contenders(args.shape, args.dtype, args.batches, default), tokens, args.rounds, args.seconds)
+
+    print(
+        f"{args.shape}: {args.cells} cells of {lengths.min()} to {lengths.max()} tokens (mean {lengths.mean():.0f}), "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    for name, values in rates.items():
+        unit = "GFLOP/s" if "matmul" in name else "cells/s"
+        print(f"  {name:22} {np.median(values):9.2f} {unit}  ({values.min():.2f} to {values.max():.2f})")
+    reference = best(rates, "reference")
+    gflop = flops_per_cell(BertModel(settings), settings.num_hidden_layers - 1, lengths).mean() / 1e9
+    for name in args.dtype:
+        ours, padded_best = rates[f"{name} ours"], best(rates, f"{name} padded")
+        print(
+            f"{name}: {np.median(ours * gflop / rates[f'{name} matmul']):.0%} of matmul; "
+            f"x {np.median(ours / rates[reference]):.1f} the {reference} (its best), "
+            f"x {np.median(ours / rates[f'reference {default}']):.1f} the reference {default} (its default), "
+            f"x {np.median(ours / rates[padded_best]):.1f} {padded_best} (its best)"
+        )
+    print(f"peak memory of all together {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()

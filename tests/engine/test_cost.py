@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+from toys import make_bert, make_vocabulary
+
+import scgeneformer as gf
+from scgeneformer._engine import cost
+from scgeneformer._errors import DataError
+
+
+@pytest.fixture
+def bert():
+    return make_bert(make_vocabulary())
+
+
+def test_operations_are_those_of_the_matrix_products(bert):
+    n, d, f = 10, 16, 32  # one block: four d x d maps, d x f, f x d, then Q Kᵀ and weights V over all heads
+    products = 2 * n * (4 * d * d + d * f + f * d) + 2 * (2 * n * n * d)
+    assert cost.flops_per_cell(bert, 1, np.array([n])).tolist() == [products]
+    assert cost.flops_per_cell(bert, 3, np.array([n])).tolist() == [3 * products]
+
+
+def test_operations_agree_with_what_torch_counts(bert):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    bert.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        bert(torch.ones(1, 10, dtype=torch.long))
+    assert counter.get_total_flops() == cost.flops_per_cell(bert, 3, np.array([10]))[0]
+
+
+def test_a_budget_is_the_one_asked_for_or_that_of_the_session(bert):
+    assert cost.choose_tokens_per_batch(bert, 77) == 77
+    with gf.settings.override(tokens_per_batch=99):
+        assert cost.choose_tokens_per_batch(bert, None) == 99
+    assert cost.choose_tokens_per_batch(bert, None) == cost.CPU_TOKENS_PER_BATCH
+    with pytest.raises(DataError, match="at least 1"):
+        cost.choose_tokens_per_batch(bert, 0)
+
+
+def test_the_estimate_grows_with_the_cells_and_is_said(bert, log, monkeypatch):
+    monkeypatch.setattr(cost, "matmul_rate", lambda *_: 1e9)
+    few = cost.announce(bert, 2, np.array([10, 10]), 100, "toy")
+    assert cost.announce(bert, 2, np.array([10, 10]), 200, "toy") == pytest.approx(2 * few)
+    assert "100 cells with toy on cpu in float32 take about 1 seconds" in log()
+    assert "Faster" not in log()
+
+
+def test_on_a_slow_cpu_the_faster_choices_are_named(bert, log, monkeypatch):
+    monkeypatch.setattr(cost, "matmul_rate", lambda device, dtype, width: 1e6 if dtype == torch.float32 else 5e6)
+    cost.announce(bert, 2, np.array([10]), 10**6, "toy")
+    assert "WARNING" in log()
+    assert "dtype='bfloat16', a GPU, a smaller model ('V1-10M'" in log()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.1, "1 seconds"), (80, "80 seconds"), (120, "2 minutes"), (7200, "2 hours"), (1e6, "12 days")],
+)
+def test_durations_are_in_the_unit_a_person_would_use(seconds, text):
+    assert cost.readable(seconds) == text
+
+
+def test_the_measured_rate_is_a_rate():
+    assert 1e8 < cost.matmul_rate("cpu", torch.float32, 128) < 1e14

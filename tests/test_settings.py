@@ -1,0 +1,46 @@
+import subprocess
+import sys
+
+import pytest
+
+import scgeneformer as gf
+from scgeneformer.settings import Settings
+
+
+def test_the_environment_sets_the_defaults(monkeypatch):
+    monkeypatch.setenv("SCGENEFORMER_MODEL", "mini")
+    monkeypatch.setenv("SCGENEFORMER_TOKENS_PER_BATCH", "512")
+    monkeypatch.setenv("SCGENEFORMER_PROGRESS", "off")
+    found = Settings.from_environment()
+    assert (found.model, found.tokens_per_batch, found.progress, found.device) == ("mini", 512, False, "auto")
+
+
+def test_a_variable_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setenv("SCGENEFORMER_TOKENS_PER_BATCH", "many")
+    with pytest.raises(gf.DataError, match="SCGENEFORMER_TOKENS_PER_BATCH='many' is not a whole number"):
+        Settings.from_environment()
+
+
+def test_variables_are_read_at_import():
+    code = "import scgeneformer as gf; print(gf.settings.model)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={"SCGENEFORMER_MODEL": "mini", "PATH": ""}, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "mini"
+
+
+def test_override_ends_with_its_block_even_after_an_error():
+    before = gf.settings.model
+
+    def fail():
+        assert gf.settings.model == "other"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), gf.settings.override(model="other", device="cpu"):
+        fail()
+    assert (gf.settings.model, gf.settings.device) == (before, "auto")
+
+
+def test_an_unknown_setting_is_refused_with_those_there_are():
+    with pytest.raises(gf.DataError, match=r"'modle'; the settings are model, device"), gf.settings.override(modle=1):
+        pass
