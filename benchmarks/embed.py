@@ -30,7 +30,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from scgeneformer._engine.cost import choose_tokens_per_batch, flops_per_cell
 from scgeneformer._engine.encoder import use_packed_attention
-from scgeneformer._engine.forward import embed_cells
+from scgeneformer._engine.embedding import embed_cells
 from scgeneformer._engine.pooling import pool_mean
 from scgeneformer._engine.tokens import Tokens
 from scgeneformer._engine.vocabulary import Vocabulary
@@ -95,7 +95,7 @@ def padded_way(model: torch.nn.Module, batch: int, tokens: Tokens, until: float)
 def packed_way(bert: BertModel, genes: Vocabulary, tokens: Tokens, until: float) -> int:
     """Our engine on all cells."""
     layer, budget = bert.config.num_hidden_layers - 1, choose_tokens_per_batch(bert, None)
-    embed_cells([(0, tokens)], len(tokens), bert, genes, [layer], pool_mean, budget)
+    embed_cells([(0, tokens)], len(tokens), [bert], genes, [layer], pool_mean, budget)
     return len(tokens)
 
 

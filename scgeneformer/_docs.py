@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -10,32 +11,32 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable)
 
 _MODEL = """\
-    model
-        Registry name (:func:`scgeneformer.models.available`), local directory, ``org/repo[/subfolder]`` on the hub or
-        a loaded model; None takes ``scgeneformer.settings.model``."""
+model
+    Registry name (:func:`scgeneformer.models.available`), local directory, ``org/repo[/subfolder]`` on the hub or
+    a loaded model; None takes ``scgeneformer.settings.model``."""
 _COUNTS = """\
-    counts_layer
-        Layer with the counts (raw, or log1p-normalised, which ranks alike); None takes ``adata.X``.
-    use_raw
-        Take the counts from ``adata.raw``.
-    gene_ids
-        Column of ``adata.var`` with Ensembl IDs or symbols, or "var_names"; None finds it by itself."""
+counts_layer
+    Layer with the counts (raw, or log1p-normalised, which ranks alike); None takes ``adata.X``.
+use_raw
+    Take the counts from ``adata.raw``.
+gene_ids
+    Column of ``adata.var`` with Ensembl IDs or symbols, or "var_names"; None finds it by itself."""
 _DEVICE = """\
-    device
-        "auto" (CUDA where there is one, else CPU) or a torch device.
-    dtype
-        "auto" (CUDA: bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
-    tokens_per_batch
-        Tokens in one forward pass; None chooses by itself. The results do not depend on it."""
+device
+    "auto" (CUDA where there is one, else CPU), a torch device, "cuda:all", or a list of devices, which share the
+    cells; the results are those of one device.
+dtype
+    "auto" (CUDA: bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
+tokens_per_batch
+    Tokens in one forward pass; None chooses by itself. The results do not depend on it."""
 _COPY = """\
-    copy
-        Return a copy of `adata` with the results and leave `adata` as it is."""
-_SHARED = {"model": _MODEL, "counts": _COUNTS, "device": _DEVICE, "copy": _COPY}
+copy
+    Return a copy of `adata` with the results and leave `adata` as it is."""
+_SHARED = {"{model}": _MODEL, "{counts}": _COUNTS, "{device}": _DEVICE, "{copy}": _COPY}
 
 
 def shared_docs(function: F) -> F:
-    """Put the shared descriptions in place of ``{model}``, ``{counts}``, ``{device}`` and ``{copy}``."""
-    if function.__doc__:
-        for name, text in _SHARED.items():
-            function.__doc__ = function.__doc__.replace("    {" + name + "}", text)
+    """Put the shared descriptions in place of the lines ``{model}``, ``{counts}``, ``{device}`` and ``{copy}``."""
+    lines = inspect.cleandoc(function.__doc__ or "").splitlines()
+    function.__doc__ = "\n".join(_SHARED.get(line, line) for line in lines)
     return function

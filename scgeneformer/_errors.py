@@ -27,3 +27,7 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
     """A model is not at hand and cannot be fetched."""
 
     __str__ = Exception.__str__
+
+
+class OutOfMemoryError(GeneformerError, MemoryError):
+    """Not even one cell fits into the memory of the device."""

@@ -133,6 +133,7 @@ def evaluate(
         about = {"cells": f"{name}{' (held out)' if only_held_out else ''}", "label": label, "n": len(labels)}
         for title, values in embeddings.items():
             rows.append(about | {"embedding": title} | {k: round(v, 3) for k, v in scores(values, labels).items()})
+            print(*rows[-1].values(), flush=True)
     return pd.DataFrame(rows)
 
 
@@ -183,7 +184,6 @@ def main() -> None:
         models["untrained"] = (train_mini.initial_model(vocabulary, None, seed, feed_forward=width).eval(), [-2])
         models["SVD start"] = (train_mini.initial_model(vocabulary, corpus, seed, feed_forward=width).eval(), [-2])
     table = evaluate(options.data, models, vocabulary, seed, options.most)
-    print(table.to_string())
     print(table.groupby("embedding", sort=False)[["purity", "knn", "logistic"]].mean().round(3).to_string())
     if options.write:
         write(table, options.model)

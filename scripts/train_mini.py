@@ -59,6 +59,7 @@ INPUT_SIZE, TARGET_SUM = 2048, 10_000.0
 MIN_CELLS = 3  # training cells in which a gene must be seen
 HELD_OUT = 0.1
 MASKED = 0.15
+START_SCALE = 4.0  # of the embeddings, in usual initial spreads: the tied output layer then starts at a useful scale
 WARM_UP, LEVEL_UNTIL = 40, 200  # steps
 
 
@@ -99,6 +100,22 @@ def gene_ids(var: pd.DataFrame) -> np.ndarray:
     return newer.where(newer != "", older).to_numpy(str)
 
 
+def merge_renumbered(columns: list[np.ndarray], tables: list[pd.DataFrame]) -> list[np.ndarray]:
+    """Give genes that only the older vocabulary knows the newer ID of the same symbol, where another set has one."""
+    newer, merged = {}, []
+    for column, var in zip(columns, tables, strict=True):
+        known = (var["in_v2_vocab"] & (var["symbol"].astype(str) != "")).to_numpy()
+        newer |= dict(zip(var["symbol"].astype(str).to_numpy()[known], column[known], strict=True))
+    current = set(newer.values())
+    for column, var in zip(columns, tables, strict=True):
+        here = set(column)  # a set that lists both IDs means two genes
+        candidates = [newer.get(symbol, "") for symbol in var["symbol"].astype(str)]
+        pairs = zip(column, candidates, strict=True)
+        outdated = [bool(old and new) and old not in current and new not in here for old, new in pairs]
+        merged.append(np.where(outdated, candidates, column))
+    return merged
+
+
 def sum_by_token(counts: sp.csr_matrix, tokens: np.ndarray, n_genes: int) -> sp.csr_matrix:
     """Sum the columns that share a token, (n_cells, n_genes); tokens below `FIRST_GENE` are dropped."""
     known = np.flatnonzero(tokens >= FIRST_GENE)
@@ -110,11 +127,15 @@ def sum_by_token(counts: sp.csr_matrix, tokens: np.ndarray, n_genes: int) -> sp.
     return summed
 
 
-def choose_symbols(tables: list[pd.DataFrame], ids: np.ndarray) -> tuple[dict[str, str], dict[str, str]]:
+def choose_symbols(
+    columns: list[np.ndarray], tables: list[pd.DataFrame], ids: np.ndarray
+) -> tuple[dict[str, str], dict[str, str]]:
     """One symbol per gene, the commonest and among equals the newest, and the other names as aliases.
 
     Parameters
     ----------
+    columns
+        Ensembl ID of each column of each data set.
     tables
         `var` of each data set, from the oldest annotation to the newest.
     ids
@@ -128,8 +149,8 @@ def choose_symbols(tables: list[pd.DataFrame], ids: np.ndarray) -> tuple[dict[st
         Upper-case other symbol or former ID -> Ensembl ID; none of them is a symbol, or stands for two genes.
     """
     kept, votes, former = set(ids), defaultdict(Counter), defaultdict(set)
-    for age, var in enumerate(tables):
-        table = zip(gene_ids(var), var["symbol"].astype(str), var["ensembl_id"].astype(str), strict=True)
+    for age, (column, var) in enumerate(zip(columns, tables, strict=True)):
+        table = zip(column, var["symbol"].astype(str), var["ensembl_id"].astype(str), strict=True)
         for gene, symbol, native in table:
             if gene in kept:
                 if symbol not in ("", "nan") and not symbol.upper().startswith("ENSG"):
@@ -168,7 +189,8 @@ def read_corpus(folder: Path, seed: int) -> tuple[Vocabulary, Corpus, Corpus, li
     """
     sets = {name: ad.read_h5ad(folder / f"{name}.h5ad") for name in SOURCES}
     held = [held_out(adata, seed) for adata in sets.values()]
-    columns = [gene_ids(adata.var) for adata in sets.values()]
+    tables = [adata.var for adata in sets.values()]
+    columns = merge_renumbered([gene_ids(var) for var in tables], tables)
     ids = np.array(sorted(set(np.concatenate(columns)) - {""}))
     blocks = []
     for adata, column in zip(sets.values(), columns, strict=True):
@@ -180,7 +202,7 @@ def read_corpus(folder: Path, seed: int) -> tuple[Vocabulary, Corpus, Corpus, li
 
     seen = np.asarray((counts[~held] > 0).sum(axis=0)).ravel() >= MIN_CELLS
     ids, counts = ids[seen], counts[:, seen]
-    symbols, aliases = choose_symbols([adata.var for adata in sets.values()], ids)
+    symbols, aliases = choose_symbols(columns, tables, ids)
     vocabulary = Vocabulary(
         tokens=np.arange(len(ids), dtype=np.int32) + FIRST_GENE,
         ensembl_ids=ids,
@@ -269,8 +291,9 @@ def start_from_data(model: BertForMaskedLM, corpus: Corpus, seed: int) -> None:
     vectors = gene_vectors(corpus, model.config.hidden_size, seed)
     words = embeddings.word_embeddings.weight
     words[FIRST_GENE:] = 0.3 * words[FIRST_GENE:] + torch.from_numpy(vectors * (spread / vectors.std())).float()
+    words *= START_SCALE
     waves = rank_waves(INPUT_SIZE, model.config.hidden_size)
-    embeddings.position_embeddings.weight.copy_(torch.from_numpy(waves * (0.5 * spread / waves.std())))
+    embeddings.position_embeddings.weight.copy_(torch.from_numpy(waves * (0.5 * START_SCALE * spread / waves.std())))
     frequency = np.asarray((corpus.counts > 0).sum(axis=0)).ravel() / corpus.counts.nnz
     model.cls.predictions.bias[FIRST_GENE:] = torch.from_numpy(np.log(frequency)).float()
     model.cls.predictions.bias[:FIRST_GENE] = float(np.log(frequency.min()))
@@ -420,7 +443,7 @@ def held_out_losses(model: BertForMaskedLM, corpus: Corpus, vocabulary: Vocabula
 def optimiser(model: BertForMaskedLM, rate: float, decay: float) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only.
 
-    Embeddings learn at a third of the rate and with a larger epsilon: the softmax over the vocabulary pushes all rare
+    Embeddings get a larger epsilon: the softmax over the vocabulary pushes all rare
     genes the same way, and Adam would make full steps of these tiny gradients, away from the co-expression start.
     """
     named = list(model.named_parameters())
@@ -428,7 +451,7 @@ def optimiser(model: BertForMaskedLM, rate: float, decay: float) -> torch.optim.
     matrices = [p for name, p in named if "embeddings" not in name and p.ndim == 2]
     groups = [
         {"params": matrices, "weight_decay": decay},
-        {"params": embedded, "lr": rate / 3, "eps": 1e-5},
+        {"params": embedded, "eps": 1e-5},
         {"params": [p for _, p in named if p.ndim != 2]},
     ]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0)
@@ -490,7 +513,7 @@ def save(model: BertForMaskedLM, vocabulary: Vocabulary, folder: Path) -> None:
     model.config._attn_implementation = "sdpa"
     model.save_pretrained(folder)
     write_vocabulary(vocabulary, folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def arguments() -> argparse.Namespace:

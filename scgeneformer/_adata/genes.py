@@ -114,7 +114,7 @@ def _check_species(genes: GeneMap, vocabulary: Vocabulary, *, explicit: bool) ->
         return
     raise DataError(
         f"The genes in {_where(genes.column)} are those of {theirs} (such as {str(genes.names[0])!r}), and the model "
-        f"knows those of {ours}. Map them to {ours} orthologs in a column of adata.var and name it: gene_ids='<column>'."
+        f"knows those of {ours}. Map them to {ours} orthologs in a column of adata.var: gene_ids='<column>'."
         + ("" if explicit else " Their names alone must not pass for orthologs.")
     )
 

@@ -8,7 +8,7 @@ tokens of all cells of the batch. Every variant computes softmax(Q Kᵀ / sqrt(d
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scgeneformer._engine.packing import Packed
 
 NAME = "scgeneformer_packed"
+QUERIES_AT_ONCE = 256
 HAS_VARLEN = find_spec("torch.nn.attention.varlen") is not None  # since torch 2.10
 
 
@@ -55,14 +56,20 @@ def _per_cell(query, key, value, packed, scaling, dropout):
 
 
 def _matrix_products(query, key, value, packed, scaling, dropout):
-    """Plain matrix products per cell: on a CPU in half precision twice as fast as the fused kernel."""
+    """Plain matrix products, a few queries at a time so that the weights stay in the processor's cache.
+
+    On a CPU in half precision three times as fast as the fused kernel, and twice as fast as all queries at once.
+    """
     total, n_heads, d_head = query.shape[2], query.shape[1], query.shape[3]
     out = query.new_empty(1, total, n_heads, d_head)
-    query, start = query[0] * scaling, 0  # (n_heads, total, d_head)
+    start, query = 0, query * scaling
     for n in packed.lengths:
-        cell = slice(start, start := start + n)
-        weights = torch.bmm(query[:, cell], key[0, :, cell].transpose(1, 2)).softmax(dim=-1)  # (n_heads, n, n)
-        out[0, cell] = torch.bmm(weights, value[0, :, cell]).transpose(0, 1)
+        queries, keys, values = (x[0, :, start : start + n].contiguous() for x in (query, key, value))
+        for first in range(0, n, QUERIES_AT_ONCE):
+            some = queries[:, first : first + QUERIES_AT_ONCE].contiguous()  # (n_heads, up to QUERIES_AT_ONCE, d_head)
+            weights = torch.bmm(some, keys.transpose(1, 2)).softmax(dim=-1)  # (n_heads, some, n)
+            out[0, start + first : start + first + some.shape[1]] = torch.bmm(weights, values).transpose(0, 1)
+        start += n
     return out
 
 
@@ -73,7 +80,7 @@ def _varlen(query, key, value, packed, scaling, dropout):
     longest = max(packed.lengths)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (total, n_heads, d_head)
     out = varlen_attn(q, k, v, packed.offsets, packed.offsets, longest, longest, scale=scaling)
-    return out[None]
+    return cast("torch.Tensor", out)[None]
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from scgeneformer._errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -52,6 +54,24 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         names = ", ".join(f"'cuda:{i}'" for i in range(n))
         raise ModelError(f"device={str(device)!r} does not exist; this machine has {names}.")
     return torch.device("cuda", index)
+
+
+def resolve_devices(device: str | torch.device | Sequence[str | torch.device] = "auto") -> list[torch.device]:
+    """Turn `device` into one or several devices of this machine.
+
+    Parameters
+    ----------
+    device
+        As for :func:`resolve_device`, or a list of such, or "cuda:all" for every CUDA device.
+    """
+    import torch
+
+    if device == "cuda:all":
+        device = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or "cuda"  # "cuda" gives the error
+    several = [device] if isinstance(device, str | torch.device) else list(device)
+    if not several:
+        raise ModelError("device=[] names no device. Name at least one, such as device='cpu'.")
+    return [resolve_device(one) for one in several]
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

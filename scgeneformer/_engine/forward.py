@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scanpy import logging as logg
 
 from scgeneformer._engine.encoder import hidden_states
 from scgeneformer._engine.packing import Packed, batches, pack
+from scgeneformer._errors import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from transformers import BertModel
 
-    from scgeneformer._engine.pooling import Pooling
     from scgeneformer._engine.tokens import Tokens
-    from scgeneformer._engine.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,63 +45,51 @@ def forward(
     layers
         Hidden layers, counted from 0.
     tokens_per_batch
-        Tokens in one forward pass, unless a single cell has more.
+        Tokens in one forward pass, unless a single cell has more. If the device runs out of memory, this is halved
+        from there on, and only the cells of that batch are run again.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If a single cell does not fit.
     """
     layers = sorted(set(layers))
     for first, tokens in blocks:
         filled = np.flatnonzero(tokens.lengths)
         tokens = tokens if len(filled) == len(tokens) else tokens.take(filled)
-        for start, stop in batches(tokens.lengths, tokens_per_batch):
+        waiting = deque(batches(tokens.lengths, tokens_per_batch))
+        while waiting:
+            start, stop = waiting.popleft()
             packed = pack(tokens.slice(start, stop), bert.device)
-            with torch.inference_mode():
-                states = hidden_states(bert, packed, layers)
-            yield Batch(first + filled[start:stop], packed, states)
+            states = _states_if_they_fit(bert, packed, layers)
+            if states is not None:
+                yield Batch(first + filled[start:stop], packed, states)
+                continue
+            tokens_per_batch = _halved(packed, bert.device)
+            again = batches(tokens.lengths[start:], tokens_per_batch)
+            waiting = deque((start + a, start + b) for a, b in again)
 
 
-def embed_cells(
-    blocks: Iterable[tuple[int, Tokens]],
-    n_cells: int,
-    bert: BertModel,
-    vocabulary: Vocabulary,
-    layers: list[int],
-    pooling: Pooling,
-    tokens_per_batch: int,
-    advance: Callable[[int], object] = lambda n: None,
-) -> dict[int, np.ndarray]:
-    """Cell embeddings of one or several layers in one pass.
-
-    Parameters
-    ----------
-    blocks, bert, layers, tokens_per_batch
-        As in :func:`forward`.
-    n_cells
-        Number of cells in all blocks.
-    vocabulary
-        Tells the pooling where the special tokens are.
-    pooling
-        Function of `pooling.POOLINGS`.
-    advance
-        Called after each batch with the number of cells it held.
-
-    Returns
-    -------
-    (n_cells, d) float32 by layer; NaN rows for cells without tokens.
-    """
-    found = {layer: np.full((n_cells, bert.config.hidden_size), np.nan, dtype=np.float32) for layer in layers}
-    waiting: list[tuple[np.ndarray, dict[int, torch.Tensor]]] = []  # stays on the device until the next batch is queued
-    for batch in forward(blocks, bert, layers, tokens_per_batch):
+def _states_if_they_fit(bert: BertModel, packed: Packed, layers: list[int]) -> dict[int, torch.Tensor] | None:
+    """Hidden states, or None if the device has too little memory for them."""
+    try:
         with torch.inference_mode():
-            pooled = {n: pooling(states, batch.packed, vocabulary) for n, states in batch.states.items()}
-        waiting.append((batch.cells, pooled))
-        if len(waiting) > 1:
-            advance(_store(waiting.pop(0), found))
-    for item in waiting:
-        advance(_store(item, found))
-    return found
+            return hidden_states(bert, packed, layers)
+    except RuntimeError as error:  # of which torch.OutOfMemoryError is one; that of the CPU has no class of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+            raise
+    # outside the handler: the traceback held on to the tensors of the failed pass
+    if bert.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
 
 
-def _store(item: tuple[np.ndarray, dict[int, torch.Tensor]], found: dict[int, np.ndarray]) -> int:
-    cells, pooled = item
-    for layer, tensor in pooled.items():
-        found[layer][cells] = tensor.cpu().numpy()
-    return len(cells)
+def _halved(packed: Packed, device: torch.device) -> int:
+    """Half the tokens of a batch that did not fit."""
+    if len(packed.lengths) == 1:
+        raise OutOfMemoryError(
+            f"A single cell of {packed.n_tokens:,} tokens does not fit into the free memory of {device}. Free memory "
+            "(gf.models.clear_cache(), other programs), or take dtype='bfloat16', a smaller model or device='cpu'."
+        )
+    logg.warning(f"{device} ran out of memory at {packed.n_tokens:,} tokens; going on with half as many per batch")
+    return max(1, packed.n_tokens // 2)

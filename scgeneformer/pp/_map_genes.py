@@ -74,7 +74,8 @@ def map_genes(
     share = count_share(open_counts(adata, counts_layer), genes.tokens)
     id_of = pd.Series(vocabulary.ensembl_ids, index=vocabulary.tokens)
     known = genes.tokens >= 0
-    ids = np.array([name if is_ensembl(name) else "" for name in genes.names], dtype=object)
+    given = adata.var[keys.ENSEMBL_ID].astype(str) if keys.ENSEMBL_ID in adata.var else genes.names
+    ids = np.array([name if is_ensembl(name) else "" for name in given], dtype=object)
     ids[known] = id_of.loc[genes.tokens[known]].to_numpy()
     write(target, Results(var={keys.ENSEMBL_ID: ids, keys.GENE_TOKEN: genes.tokens}))
     logg.info(

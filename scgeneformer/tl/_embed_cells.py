@@ -15,6 +15,7 @@ from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer._progress import progress
+from scgeneformer.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ def embed_cells(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     dtype: str = "auto",
     tokens_per_batch: int | None = None,
     key_added: str | None = None,
@@ -105,15 +106,18 @@ def embed_cells(
     (700, 128)
     """
     from scgeneformer._engine.cost import announce, choose_tokens_per_batch
+    from scgeneformer._engine.device import resolve_devices
+    from scgeneformer._engine.embedding import embed_cells as embed
     from scgeneformer._engine.encoder import resolve_layer
-    from scgeneformer._engine.forward import embed_cells as embed
     from scgeneformer._engine.pooling import get_pooling
 
     target = target_of(adata, copy)
     if agg not in AGGREGATES:
         raise DataError(f"agg={agg!r} does not exist; choose one of {', '.join(map(repr, AGGREGATES))}.")
     groups = None if groupby is None else find_groups(adata, groupby)
-    loaded = models.load(model, device=device, dtype=dtype)
+    devices = resolve_devices(settings.device if device == "auto" else device)
+    everywhere = [models.load(model, device=str(one), dtype=dtype) for one in devices]
+    loaded, berts = everywhere[0], [each.bert for each in everywhere]
     asked = [layer] if isinstance(layer, int | np.integer) else list(layer)
     layers = list(dict.fromkeys(resolve_layer(n, loaded.n_blocks) for n in asked))
     if not layers:
@@ -125,7 +129,7 @@ def embed_cells(
     announce(loaded.bert, max(layers), source.sample_lengths(), adata.n_obs, name=loaded.name)
     with progress(adata.n_obs, "embed") as advance:
         n_tokens, blocks = source.counted()
-        found = embed(blocks, adata.n_obs, loaded.bert, loaded.vocabulary, layers, pool, budget, advance)
+        found = embed(blocks, adata.n_obs, berts, loaded.vocabulary, layers, pool, budget, advance)
     warn_empty(n_tokens, adata)
 
     key = key_added or keys.EMBEDDING

@@ -4,7 +4,8 @@ import torch
 from toys import make_bert, make_vocabulary
 
 from scgeneformer._engine.encoder import hidden_states, resolve_layer, use_packed_attention
-from scgeneformer._engine.forward import embed_cells, forward
+from scgeneformer._engine.embedding import embed_cells
+from scgeneformer._engine.forward import forward
 from scgeneformer._engine.packing import pack
 from scgeneformer._engine.pooling import POOLINGS, get_pooling
 from scgeneformer._engine.tokens import Tokens
@@ -81,7 +82,7 @@ def pooled_by_hand(oracle, vocabulary, layer, pooling):
 @pytest.mark.parametrize("budget", [1, 20, 10_000])
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_cell_embeddings_equal_pooling_by_hand_whatever_the_batches(bert, vocabulary, cells, oracle, budget, pooling):
-    found = embed_cells([(0, cells)], len(cells), bert, vocabulary, [0, 2], POOLINGS[pooling], budget)
+    found = embed_cells([(0, cells)], len(cells), [bert], vocabulary, [0, 2], POOLINGS[pooling], budget)
     for layer in (0, 2):
         np.testing.assert_allclose(found[layer], pooled_by_hand(oracle, vocabulary, layer, pooling), atol=1e-5)
 
@@ -90,7 +91,7 @@ def test_cls_is_the_first_token_of_a_model_that_has_one(cells):
     vocabulary = make_vocabulary(special=True)
     bert = use_packed_attention(make_bert(vocabulary))
     tokens = Tokens.from_lists([[2, 7, 8, 3], [2, 9, 3]])
-    found = embed_cells([(0, tokens)], 2, bert, vocabulary, [1], get_pooling("cls", vocabulary), 100)[1]
+    found = embed_cells([(0, tokens)], 2, [bert], vocabulary, [1], get_pooling("cls", vocabulary), 100)[1]
     states = hidden_states(bert, pack(tokens), [1])[1].detach().numpy()
     np.testing.assert_allclose(found, states[[0, 4]], atol=1e-6)
 
@@ -100,7 +101,7 @@ def test_rows_keep_their_place_over_blocks_and_empty_cells_are_nan(bert, vocabul
     empty = Tokens.from_lists([[]])
     blocks = [(0, empty), (1, cells.take(order)), (5, Tokens.from_lists([[], cells[4], []]))]
     done = []
-    found = embed_cells(blocks, 8, bert, vocabulary, [2], POOLINGS["mean"], 12, done.append)[2]
+    found = embed_cells(blocks, 8, [bert], vocabulary, [2], POOLINGS["mean"], 12, done.append)[2]
     assert np.isnan(found[[0, 5, 7]]).all()
     expected = pooled_by_hand(oracle, vocabulary, 2, "mean")[[*order, 4]]
     np.testing.assert_allclose(found[[1, 2, 3, 4, 6]], expected, atol=1e-5)
@@ -108,7 +109,7 @@ def test_rows_keep_their_place_over_blocks_and_empty_cells_are_nan(bert, vocabul
 
 
 def test_no_cells_give_no_rows(bert, vocabulary):
-    found = embed_cells([], 0, bert, vocabulary, [1], POOLINGS["mean"], 8)
+    found = embed_cells([], 0, [bert], vocabulary, [1], POOLINGS["mean"], 8)
     assert found[1].shape == (0, 16)
 
 

@@ -67,3 +67,10 @@ def test_scaled_data_and_unknown_genes_are_refused_and_nothing_is_written(adata,
 def test_models_of_other_vocabularies_give_other_tokens(adata):
     gf.pp.map_genes(adata, make_model(special=True))
     assert adata.var["geneformer_token"].iloc[0] == 4
+
+
+def test_ids_the_data_give_are_kept_even_if_another_column_is_used(adata, toy):
+    adata.var["ensembl_id"] = ["ENSG99999999999", *adata.var["ensembl_id"].iloc[1:]]
+    adata.var_names = ["nothing", *adata.var_names[1:]]
+    gf.pp.map_genes(adata, toy, gene_ids="var_names")
+    assert adata.var["ensembl_id"].iloc[0] == "ENSG99999999999"
