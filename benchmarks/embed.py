@@ -29,8 +29,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from scgeneformer._engine.cost import choose_tokens_per_batch, flops_per_cell
-from scgeneformer._engine.encoder import use_packed_attention
 from scgeneformer._engine.embedding import embed_cells
+from scgeneformer._engine.encoder import use_packed_attention
 from scgeneformer._engine.pooling import pool_mean
 from scgeneformer._engine.tokens import Tokens
 from scgeneformer._engine.vocabulary import Vocabulary

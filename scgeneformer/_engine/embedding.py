@@ -1,31 +1,28 @@
-"""Cell embeddings of many cells, on one device or on several."""
+"""One vector per cell: pooled hidden states, copied to the host while the device goes on working."""
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from scgeneformer._engine.forward import forward
+from scgeneformer._engine.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from transformers import BertModel
 
+    from scgeneformer._engine.forward import Batch
     from scgeneformer._engine.pooling import Pooling
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer._engine.vocabulary import Vocabulary
 
-    Block = tuple[int, Tokens]
-
 
 def embed_cells(
-    blocks: Iterable[Block],
+    blocks: Iterable[tuple[int, Tokens]],
     n_cells: int,
     berts: list[BertModel],
     vocabulary: Vocabulary,
@@ -38,89 +35,67 @@ def embed_cells(
 
     Parameters
     ----------
-    blocks
-        (row of the first cell, tokens) of consecutive cells.
+    blocks, berts, layers, tokens_per_batch, advance
+        As in :func:`run.run`.
     n_cells
         Number of cells in all blocks.
-    berts
-        The encoder, once for each device; every device takes the next block as soon as it is free.
     vocabulary
         Tells the pooling where the special tokens are.
-    layers
-        Hidden layers, counted from 0.
     pooling
         Function of `pooling.POOLINGS`.
-    tokens_per_batch
-        As in :func:`forward.forward`.
-    advance
-        Called with the number of cells that have been stored since the last call.
 
     Returns
     -------
     (n_cells, d) float32 by layer; NaN rows for cells without tokens.
     """
     found = {n: np.full((n_cells, berts[0].config.hidden_size), np.nan, dtype=np.float32) for n in layers}
-    stop = threading.Event()
-
-    def work(bert: BertModel, source: Iterable[Block]) -> None:
-        waiting: deque[_OnItsWay] = deque()
-        for batch in forward(source, bert, layers, tokens_per_batch):
-            with torch.inference_mode():
-                pooled = {layer: pooling(states, batch.packed, vocabulary) for layer, states in batch.states.items()}
-            waiting.append(_OnItsWay(batch.cells, pooled))
-            if len(waiting) > 1:  # one behind: the device has the next batch already while this one is waited for
-                advance(waiting.popleft().store(found))
-            if stop.is_set():
-                return
-        for last in waiting:
-            advance(last.store(found))
-
-    if len(berts) == 1:
-        work(berts[0], blocks)
-        return found
-    shared = _Shared(blocks)
-    with ThreadPoolExecutor(len(berts)) as pool:
-        try:
-            workers = [pool.submit(work, bert, shared) for bert in berts]
-            for worker in wait(workers, return_when=FIRST_EXCEPTION).done:
-                worker.result()
-        finally:
-            stop.set()  # after an error or an interrupt the other workers end, too
+    run(blocks, berts, layers, tokens_per_batch, [[CellEmbeddings(found, vocabulary, pooling)] for _ in berts], advance)
     return found
+
+
+class CellEmbeddings:
+    """Consumer that pools each cell and puts its row into an array on the host.
+
+    Parameters
+    ----------
+    found
+        (n_cells, d) float32 by layer, filled in place.
+    vocabulary, pooling
+        As in :func:`embed_cells`.
+    """
+
+    def __init__(self, found: dict[int, np.ndarray], vocabulary: Vocabulary, pooling: Pooling) -> None:
+        self.found, self.vocabulary, self.pooling = found, vocabulary, pooling
+        self.waiting: deque[_OnItsWay] = deque()
+
+    def add(self, batch: Batch) -> None:
+        """Pool the cells and start the copy; wait for that of the batch before."""
+        pooled = {n: self.pooling(batch.states[n], batch.packed, self.vocabulary) for n in self.found}
+        self.waiting.append(_OnItsWay(batch.cells, pooled))
+        if len(self.waiting) > 1:  # one behind: the device has the next batch already while this one is waited for
+            self.waiting.popleft().store(self.found)
+
+    def finish(self) -> None:
+        """Wait for the last copy."""
+        while self.waiting:
+            self.waiting.popleft().store(self.found)
 
 
 class _OnItsWay:
     """Embeddings of a batch that are being copied to the host, on CUDA while the device goes on working."""
 
     def __init__(self, cells: np.ndarray, pooled: dict[int, torch.Tensor]) -> None:
-        self.cells, self.event = cells, None
+        self.cells, self.hosts, self.event = cells, pooled, None
         if next(iter(pooled.values())).is_cuda:
             self.hosts = {n: torch.empty_like(t, device="cpu", pin_memory=True) for n, t in pooled.items()}
             for n, tensor in pooled.items():
                 self.hosts[n].copy_(tensor, non_blocking=True)
             self.event = torch.cuda.Event()
             self.event.record()
-        else:
-            self.hosts = pooled
 
-    def store(self, found: dict[int, np.ndarray]) -> int:
-        """Wait for the copy, put the rows in their places, return their number."""
+    def store(self, found: dict[int, np.ndarray]) -> None:
+        """Wait for the copy and put the rows in their places."""
         if self.event is not None:
             self.event.synchronize()
         for layer, host in self.hosts.items():
             found[layer][self.cells] = host.numpy()
-        return len(self.cells)
-
-
-class _Shared:
-    """An iterator that several threads may draw from."""
-
-    def __init__(self, items: Iterable[Any]) -> None:
-        self._items, self._lock = iter(items), threading.Lock()
-
-    def __iter__(self) -> _Shared:
-        return self
-
-    def __next__(self) -> Any:
-        with self._lock:
-            return next(self._items)

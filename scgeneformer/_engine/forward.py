@@ -24,9 +24,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Hidden states of a few cells: the row of each in the data set, the packed tokens, (total, d) by layer."""
+    """Hidden states of a few cells.
+
+    Parameters
+    ----------
+    cells
+        Row of each cell in the data set, (n_cells,) int64.
+    tokens
+        Their tokens, on the host.
+    packed
+        The same on the device.
+    states
+        Hidden states, (total, d) by layer.
+    """
 
     cells: np.ndarray
+    tokens: Tokens
     packed: Packed
     states: dict[int, torch.Tensor]
 
@@ -60,10 +73,11 @@ def forward(
         waiting = deque(batches(tokens.lengths, tokens_per_batch))
         while waiting:
             start, stop = waiting.popleft()
-            packed = pack(tokens.slice(start, stop), bert.device)
+            some = tokens.slice(start, stop)
+            packed = pack(some, bert.device)
             states = _states_if_they_fit(bert, packed, layers)
             if states is not None:
-                yield Batch(first + filled[start:stop], packed, states)
+                yield Batch(first + filled[start:stop], some, packed, states)
                 continue
             tokens_per_batch = _halved(packed, bert.device)
             again = batches(tokens.lengths[start:], tokens_per_batch)

@@ -57,14 +57,15 @@ def pack(tokens: Tokens, device: torch.device | str = "cpu", positions: np.ndarr
     if positions is None:
         positions = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths)
     return Packed(
-        ids=_to_device(tokens.ids.astype(np.int64), device)[None],
-        positions=_to_device(positions.astype(np.int64), device)[None],
-        offsets=_to_device(tokens.offsets.astype(np.int32), device),
+        ids=to_device(tokens.ids.astype(np.int64), device)[None],
+        positions=to_device(positions.astype(np.int64), device)[None],
+        offsets=to_device(tokens.offsets.astype(np.int32), device),
         lengths=lengths.tolist(),
     )
 
 
-def _to_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
+def to_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """Tensor on `device`; to CUDA the copy is asynchronous, from pinned memory."""
     tensor = torch.from_numpy(array)
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

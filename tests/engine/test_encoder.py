@@ -3,8 +3,8 @@ import pytest
 import torch
 from toys import make_bert, make_vocabulary
 
-from scgeneformer._engine.encoder import hidden_states, resolve_layer, use_packed_attention
 from scgeneformer._engine.embedding import embed_cells
+from scgeneformer._engine.encoder import hidden_states, resolve_layer, use_packed_attention
 from scgeneformer._engine.forward import forward
 from scgeneformer._engine.packing import pack
 from scgeneformer._engine.pooling import POOLINGS, get_pooling

@@ -75,7 +75,7 @@ def test_a_second_call_loads_nothing(cells):
     before = _weights.READS
     gf.tl.embed_cells(cells[5:9].copy(), "mini")
     gf.tl.embed_cells(cells[5:9].copy(), "mini", layer=1)
-    assert _weights.READS == before
+    assert before == _weights.READS
 
 
 def test_half_precision_points_the_same_way(cells, embedded):
