@@ -6,16 +6,12 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
-from scgeneformer import models
 from scgeneformer._adata import keys
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._adata.params import result_params
-from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
-from scgeneformer._progress import progress
-from scgeneformer.settings import settings
+from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,38 +101,36 @@ def embed_cells(
     >>> adata.obsm["X_geneformer"].shape
     (700, 128)
     """
-    from scgeneformer._engine.cost import announce, choose_tokens_per_batch
-    from scgeneformer._engine.device import resolve_devices
     from scgeneformer._engine.embedding import embed_cells as embed
-    from scgeneformer._engine.encoder import resolve_layer
     from scgeneformer._engine.pooling import get_pooling
 
     target = target_of(adata, copy)
     if agg not in AGGREGATES:
         raise DataError(f"agg={agg!r} does not exist; choose one of {', '.join(map(repr, AGGREGATES))}.")
     groups = None if groupby is None else find_groups(adata, groupby)
-    devices = resolve_devices(settings.device if device == "auto" else device)
-    everywhere = [models.load(model, device=str(one), dtype=dtype) for one in devices]
-    loaded, berts = everywhere[0], [each.bert for each in everywhere]
-    asked = [layer] if isinstance(layer, int | np.integer) else list(layer)
-    layers = list(dict.fromkeys(resolve_layer(n, loaded.n_blocks) for n in asked))
-    if not layers:
-        raise DataError("layer=[] names no layer. Name at least one, such as layer=-2.")
-    pool = get_pooling(pooling, loaded.vocabulary)
-    source = open_tokens(adata, loaded.vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
-    budget = choose_tokens_per_batch(loaded.bert, tokens_per_batch)
-    start = logg.info(f"embedding cells with {loaded.name}")
-    announce(loaded.bert, max(layers), source.sample_lengths(), adata.n_obs, name=loaded.name)
-    with progress(adata.n_obs, "embed") as advance:
-        n_tokens, blocks = source.counted()
-        found = embed(blocks, adata.n_obs, berts, loaded.vocabulary, layers, pool, budget, advance)
+    session = open_session(
+        adata,
+        model,
+        layer,
+        counts_layer=counts_layer,
+        use_raw=use_raw,
+        gene_ids=gene_ids,
+        device=device,
+        dtype=dtype,
+        tokens_per_batch=tokens_per_batch,
+    )
+    vocabulary, layers = session.model.vocabulary, session.layers
+    pool = get_pooling(pooling, vocabulary)
+    start = logg.info(f"embedding cells with {session.model.name}")
+    with session.running("embed") as (n_tokens, blocks, advance):
+        found = embed(blocks, adata.n_obs, session.berts, vocabulary, layers, pool, session.tokens_per_batch, advance)
     warn_empty(n_tokens, adata)
 
     key = key_added or keys.EMBEDDING
     results = Results(obs={keys.N_TOKENS: n_tokens})
     for n in layers:
         name = keys.layer_key(key, n, len(layers))
-        params = result_params(loaded, source, layer=n, pooling=pooling)
+        params = session.params(layer=n, pooling=pooling)
         results.obsm[name] = found[n]
         results.uns[name] = {"params": params}
         if groups is not None:

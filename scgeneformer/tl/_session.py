@@ -1,0 +1,101 @@
+"""What every function that runs a model over the cells of an AnnData begins with."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scanpy import logging as logg
+
+from scgeneformer import models
+from scgeneformer._adata.params import result_params
+from scgeneformer._adata.tokens import open_tokens
+from scgeneformer._errors import DataError
+from scgeneformer._progress import progress
+from scgeneformer.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from anndata import AnnData
+    from transformers import BertModel
+
+    from scgeneformer._adata.tokens import CellTokens
+    from scgeneformer._engine.tokens import Tokens
+    from scgeneformer.models import Model, ModelLike
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A model on its devices, the cells as it reads them, and the hidden layers that are asked for.
+
+    Parameters
+    ----------
+    model
+        The model on the first device.
+    berts
+        Its encoder, once for each device.
+    source
+        Tokens of the cells.
+    layers
+        Hidden layers, counted from 0, each once.
+    tokens_per_batch
+        Tokens in one forward pass.
+    """
+
+    model: Model
+    berts: list[BertModel]
+    source: CellTokens
+    layers: list[int]
+    tokens_per_batch: int
+
+    @contextmanager
+    def running(self, doing: str) -> Iterator[tuple[np.ndarray, Iterable[tuple[int, Tokens]], Callable[[int], object]]]:
+        """Say how long it will take, and show a progress bar.
+
+        Gives an array (n_obs,) int32 that holds the tokens of each cell afterwards, the blocks, and the function that
+        advances the bar.
+        """
+        from scgeneformer._engine.cost import announce
+
+        n_cells = self.source.counts.n_obs
+        announce(self.berts[0], max(self.layers), self.source.sample_lengths(), n_cells, name=self.model.name)
+        n_tokens, blocks = self.source.counted()
+        with progress(n_cells, doing) as advance:
+            yield n_tokens, blocks, advance
+
+    def params(self, **more: Any) -> dict[str, Any]:
+        """What a result depends on, to be stored beside it."""
+        return result_params(self.model, self.source, **more)
+
+
+def open_session(
+    adata: AnnData,
+    model: ModelLike | None,
+    layer: int | Sequence[int],
+    *,
+    counts_layer: str | None,
+    use_raw: bool | None,
+    gene_ids: str | None,
+    device: str | Sequence[str],
+    dtype: str,
+    tokens_per_batch: int | None,
+) -> Session:
+    """Load the model, find counts, genes and layers; everything is checked, nothing is run."""
+    from scgeneformer._engine.cost import choose_tokens_per_batch
+    from scgeneformer._engine.device import resolve_devices
+    from scgeneformer._engine.encoder import resolve_layer
+
+    devices = resolve_devices(settings.device if device == "auto" else device)
+    everywhere = [models.load(model, device=str(one), dtype=dtype) for one in devices]
+    loaded = everywhere[0]
+    asked = [layer] if isinstance(layer, str | int | np.integer | float | None) else list(layer)
+    layers = list(dict.fromkeys(resolve_layer(n, loaded.n_blocks) for n in asked))
+    if not layers:
+        raise DataError("layer=[] names no layer. Name at least one, such as layer=-2.")
+    source = open_tokens(adata, loaded.vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
+    budget = choose_tokens_per_batch(loaded.bert, tokens_per_batch)
+    logg.debug(f"    {loaded} on {', '.join(map(str, devices))}, {budget} tokens per batch")
+    return Session(loaded, [each.bert for each in everywhere], source, layers, budget)
