@@ -8,7 +8,7 @@ the ratios within a round, so that a machine whose speed drifts does not favour 
 
 - ours: packed, no padding, no head, stops at hidden layer -2, mean pooling;
 - reference: padded float32 `BertForMaskedLM`, SDPA, all hidden states and the logits, longest cells first, at its
-  default of 100 cells per batch (all, if fewer) and at its best batch size;
+  default of 100 cells per batch (all, if fewer; as many as fit) and at its best batch size;
 - competitor: padded `BertModel` without head in the precision of ours, SDPA, cells sorted by length, at its best
   batch size.
 
@@ -19,6 +19,7 @@ the ratios within a round, so that a machine whose speed drifts does not favour 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -78,14 +79,28 @@ def padded(tokens: Tokens, cells: np.ndarray) -> tuple[torch.Tensor, torch.Tenso
     return ids, (ids != 0).long()
 
 
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def largest_that_fits(n_cells: int, shape: str, lengths: np.ndarray, device: torch.device) -> int:
+    """Most cells of the longest length whose logits and hidden states fit into half of the free memory."""
+    blocks, width, heads, feed_forward, n_tokens, _ = SHAPES[shape]
+    per_cell = 4 * int(lengths.max()) * (2 * n_tokens + (blocks + 8) * width + 2 * feed_forward)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free
+    return max(1, min(n_cells, int(0.5 * free / per_cell)))
+
+
 def padded_way(model: torch.nn.Module, batch: int, tokens: Tokens, until: float) -> int:
     """Longest first, padded to the longest, all hidden states, mean over the real tokens; cells done in the time."""
     order, done = np.argsort(-tokens.lengths), 0
     for start in range(0, len(order), batch):
-        ids, mask = padded(tokens, order[start : start + batch])
+        ids, mask = (x.to(model.device) for x in padded(tokens, order[start : start + batch]))
         with torch.inference_mode():
             state = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-2]
-            _ = (state.float() * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            ((state.float() * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu()
         done += len(ids)
         if time.perf_counter() > until:
             break
@@ -99,16 +114,18 @@ def packed_way(bert: BertModel, genes: Vocabulary, tokens: Tokens, until: float)
     return len(tokens)
 
 
-def matmul_way(shape: str, dtype: torch.dtype, tokens: Tokens, until: float) -> float:
+def matmul_way(shape: str, dtype: torch.dtype, device: torch.device, tokens: Tokens, until: float) -> float:
     """Linear maps of a block alone, 4 of d x d, one of d x f, one of f x d, on 8192 tokens; GFLOP done in the time."""
     _, width, _, feed_forward, _, _ = SHAPES[shape]
     maps = [(width, width)] * 4 + [(width, feed_forward), (feed_forward, width)]
-    pairs = [(torch.randn(8192, a, dtype=dtype), torch.nn.Linear(a, b, dtype=dtype)) for a, b in maps]
+    on = {"dtype": dtype, "device": device}
+    pairs = [(torch.randn(8192, a, **on), torch.nn.Linear(a, b, **on)) for a, b in maps]
     done = 0.0
     with torch.inference_mode():
         while time.perf_counter() < until:
             for x, linear in pairs:
                 linear(x)
+            wait_for(device)
             done += sum(2 * 8192 * a * b for a, b in maps) / 1e9
     return done
 
@@ -127,10 +144,12 @@ def measure(ways: dict[str, Callable], tokens: Tokens, rounds: int, seconds: flo
     return {name: np.array(values) for name, values in rates.items()}
 
 
-def contenders(shape: str, dtypes: list[str], batches: list[int], default: int) -> dict[str, Callable]:
+def contenders(
+    shape: str, dtypes: list[str], batches: list[int], default: int, device: torch.device
+) -> dict[str, Callable]:
     """Every way to be measured, by name."""
     torch.manual_seed(0)
-    full = BertForMaskedLM(config(shape)).eval()
+    full = BertForMaskedLM(config(shape)).eval().to(device)
     genes = vocabulary(full.config.vocab_size, full.config.max_position_embeddings)
     ways: dict[str, Callable] = {f"reference {b}": partial(padded_way, full, b) for b in {*batches, default}}
     for name in dtypes:
@@ -138,10 +157,10 @@ def contenders(shape: str, dtypes: list[str], batches: list[int], default: int) 
         encoders = [BertModel(config(shape), add_pooling_layer=False).eval() for _ in range(2)]
         for encoder in encoders:
             encoder.load_state_dict(full.bert.state_dict())
-            encoder.to(dtype)
+            encoder.to(device, dtype)
         ways[f"{name} ours"] = partial(packed_way, use_packed_attention(encoders[0]), genes)
         ways |= {f"{name} padded {b}": partial(padded_way, encoders[1], b) for b in batches}
-        ways[f"{name} matmul"] = partial(matmul_way, shape, dtype)
+        ways[f"{name} matmul"] = partial(matmul_way, shape, dtype, device)
     return ways
 
 
@@ -159,6 +178,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--device", type=torch.device, default="cpu")
     args = parser.parse_args()
 
     settings = config(args.shape)
@@ -166,12 +186,14 @@ def main() -> None:
     rng = np.random.default_rng(1)
     genes = np.arange(2, settings.vocab_size)
     tokens = Tokens.from_lists([rng.choice(genes, n, replace=False) for n in lengths])
-    default = min(100, args.cells)
-    rates = measure(contenders(args.shape, args.dtype, args.batches, default), tokens, args.rounds, args.seconds)
+    default = largest_that_fits(min(100, args.cells), args.shape, lengths, args.device)
+    batches = [b for b in args.batches if b <= default]
+    ways = contenders(args.shape, args.dtype, batches, default, args.device)
+    rates = measure(ways, tokens, args.rounds, args.seconds)
 
     print(
         f"{args.shape}: {args.cells} cells of {lengths.min()} to {lengths.max()} tokens (mean {lengths.mean():.0f}), "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     for name, values in rates.items():
         unit = "GFLOP/s" if "matmul" in name else "cells/s"

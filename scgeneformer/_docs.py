@@ -26,7 +26,7 @@ device
     "auto" (CUDA where there is one, else CPU), a torch device, "cuda:all", or a list of devices, which share the
     cells; the results are those of one device.
 dtype
-    "auto" (CUDA: bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
+    "auto" (CUDA: bfloat16, CPU: float32), "float32", "bfloat16", "float16" or, on CUDA, "tf32".
 tokens_per_batch
     Tokens in one forward pass; None chooses by itself. The results do not depend on it."""
 _COPY = """\

@@ -17,7 +17,6 @@ def result_params(model: Model, tokens: CellTokens, **more: Any) -> dict[str, An
         "source": model.source,
         "revision": model.revision,
         "checksum": model.checksum,
-        "dtype": str(model.dtype).removeprefix("torch."),
         "version": version("scgeneformer"),
         **tokens.params,
         **more,

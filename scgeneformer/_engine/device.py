@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from scgeneformer._errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
+TF32 = "tf32"  # float32 weights, matrix products of CUDA devices in TensorFloat-32
 AMPERE = (8, 0)  # the first CUDA generation that computes in bfloat16
 
 
@@ -81,7 +83,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     ----------
     dtype
         "auto" (CUDA: bfloat16 where the device computes in it, else float16; CPU: float32), "float32", "bfloat16",
-        "float16" or a torch dtype of these.
+        "float16", a torch dtype of these, or "tf32" on CUDA (float32, see :func:`matmul_precision`).
     device
         The device, as :func:`resolve_device` returns it.
     """
@@ -92,9 +94,30 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         name = "bfloat16" if torch.cuda.get_device_capability(device) >= AMPERE else "float16"
     elif name == "auto":
         name = "float32"
+    if name == TF32:
+        if device.type != "cuda":
+            raise ModelError(f"dtype='tf32' is for CUDA devices, not for {device}. Use dtype='bfloat16' or 'float32'.")
+        name = "float32"
     if name not in DTYPES:
-        raise ModelError(f"dtype={str(dtype)!r} is not supported; it is 'auto', {', '.join(map(repr, DTYPES))}.")
+        names = ", ".join(map(repr, (*DTYPES, TF32)))
+        raise ModelError(f"dtype={str(dtype)!r} is not supported; it is 'auto', {names}.")
     return getattr(torch, name)
+
+
+@contextmanager
+def matmul_precision(dtype: str | torch.dtype) -> Iterator[None]:
+    """Let float32 matrix products on CUDA use TensorFloat-32 inside the block if `dtype` is "tf32"."""
+    import torch
+
+    if dtype != TF32:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -43,6 +43,8 @@ class Session:
         Hidden layers, counted from 0, each once.
     tokens_per_batch
         Tokens in one forward pass.
+    dtype
+        As which numbers the model computes, such as "float32" or "tf32".
     """
 
     model: Model
@@ -50,6 +52,7 @@ class Session:
     source: CellTokens
     layers: list[int]
     tokens_per_batch: int
+    dtype: str
 
     @contextmanager
     def running(self, doing: str) -> Iterator[tuple[np.ndarray, Iterable[tuple[int, Tokens]], Callable[[int], object]]]:
@@ -59,16 +62,17 @@ class Session:
         advances the bar.
         """
         from scgeneformer._engine.cost import announce
+        from scgeneformer._engine.device import matmul_precision
 
         n_cells = self.source.counts.n_obs
         announce(self.berts[0], max(self.layers), self.source.sample_lengths(), n_cells, name=self.model.name)
         n_tokens, blocks = self.source.counted()
-        with progress(n_cells, doing) as advance:
+        with progress(n_cells, doing) as advance, matmul_precision(self.dtype):
             yield n_tokens, blocks, advance
 
     def params(self, **more: Any) -> dict[str, Any]:
         """What a result depends on, to be stored beside it."""
-        return result_params(self.model, self.source, **more)
+        return result_params(self.model, self.source, dtype=self.dtype, **more)
 
 
 def open_session(
@@ -85,7 +89,7 @@ def open_session(
 ) -> Session:
     """Load the model, find counts, genes and layers; everything is checked, nothing is run."""
     from scgeneformer._engine.cost import choose_tokens_per_batch
-    from scgeneformer._engine.device import resolve_devices
+    from scgeneformer._engine.device import TF32, resolve_devices
     from scgeneformer._engine.encoder import resolve_layer
 
     devices = resolve_devices(settings.device if device == "auto" else device)
@@ -98,4 +102,6 @@ def open_session(
     source = open_tokens(adata, loaded.vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
     budget = choose_tokens_per_batch(loaded.bert, tokens_per_batch)
     logg.debug(f"    {loaded} on {', '.join(map(str, devices))}, {budget} tokens per batch")
-    return Session(loaded, [each.bert for each in everywhere], source, layers, budget)
+    wanted = settings.dtype if dtype == "auto" else dtype
+    numbers = TF32 if wanted == TF32 else str(loaded.dtype).removeprefix("torch.")
+    return Session(loaded, [each.bert for each in everywhere], source, layers, budget, numbers)

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from scgeneformer._engine.device import free_memory, resolve_device, resolve_dtype
+from scgeneformer._engine.device import (
+    free_memory,
+    matmul_precision,
+    resolve_device,
+    resolve_devices,
+    resolve_dtype,
+)
 from scgeneformer._errors import ModelError
 
 
@@ -51,3 +57,25 @@ def test_free_memory(monkeypatch):
     for name, value in {"memory_reserved": 50, "memory_allocated": 20, "mem_get_info": (100, 200)}.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
     assert free_memory(torch.device("cuda", 0)) == 130
+
+
+def test_tf32_is_float32_on_cuda_and_refused_on_a_cpu():
+    assert resolve_dtype("tf32", torch.device("cuda", 0)) is torch.float32
+    with pytest.raises(ModelError, match="for CUDA devices, not for cpu"):
+        resolve_dtype("tf32", torch.device("cpu"))
+    before = torch.get_float32_matmul_precision()
+    with matmul_precision("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+    with matmul_precision("float32"):
+        assert torch.get_float32_matmul_precision() == before
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_several_devices_are_resolved_one_by_one():
+    assert resolve_devices(["cpu", "cpu"]) == [torch.device("cpu")] * 2
+    assert resolve_devices("cpu") == [torch.device("cpu")]
+    with pytest.raises(ModelError, match="names no device"):
+        resolve_devices([])
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="sees no CUDA device"):
+            resolve_devices("cuda:all")

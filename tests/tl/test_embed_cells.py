@@ -211,3 +211,9 @@ def test_labels_that_are_all_missing_are_refused(adata, toy):
     adata.obs["empty"] = np.nan
     with pytest.raises(gf.DataError, match="All labels"):
         gf.tl.embed_cells(adata, toy, groupby="empty")
+
+
+def test_two_devices_give_the_numbers_of_one(adata, model):
+    one = gf.tl.embed_cells(adata, model, copy=True)
+    two = gf.tl.embed_cells(adata, model, device=["cpu", "cpu"], copy=True)
+    np.testing.assert_allclose(two.obsm["X_geneformer"], one.obsm["X_geneformer"], atol=2e-6)
