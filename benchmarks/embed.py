@@ -86,7 +86,7 @@ def wait_for(device: torch.device) -> None:
 
 def largest_that_fits(n_cells: int, shape: str, lengths: np.ndarray, device: torch.device) -> int:
     """Most cells of the longest length whose logits and hidden states fit into half of the free memory."""
-    blocks, width, heads, feed_forward, n_tokens, _ = SHAPES[shape]
+    blocks, width, _, feed_forward, n_tokens, _ = SHAPES[shape]
     per_cell = 4 * int(lengths.max()) * (2 * n_tokens + (blocks + 8) * width + 2 * feed_forward)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free

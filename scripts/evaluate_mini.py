@@ -120,11 +120,16 @@ def read_task(
 
 
 def evaluate(
-    folder: Path, models: dict[str, tuple[BertForMaskedLM, list[int]]], vocabulary: Vocabulary, seed: int, most: int
+    folder: Path,
+    tasks: list[tuple[str, str, bool]],
+    models: dict[str, tuple[BertForMaskedLM, list[int]]],
+    vocabulary: Vocabulary,
+    seed: int,
+    most: int,
 ) -> pd.DataFrame:
-    """Scores of PCA and of the given layers of the given models on all tasks, one row each."""
+    """Scores of PCA and of the given layers of the given models on the tasks, one row each."""
     rows = []
-    for name, label, only_held_out in TASKS:
+    for name, label, only_held_out in tasks:
         adata, labels = read_task(folder, name, label, only_held_out, seed, most)
         embeddings = {"PCA 50": pca(adata)}
         for title, (model, layers) in models.items():
@@ -150,8 +155,10 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def write(table: pd.DataFrame, folder: Path) -> None:
-    """Put the table into the record and between the marks of the model card."""
+    """Put the rows into the record, in place of older ones of the same cells, and all between the marks of the card."""
     vocabulary = read_vocabulary(folder)
+    earlier = [row for row in vocabulary.record.get("evaluation", []) if row["cells"] not in set(table["cells"])]
+    table = pd.DataFrame(earlier + table.to_dict("records"))
     vocabulary.record["evaluation"] = table.to_dict("records")
     write_vocabulary(vocabulary, folder)
     card = folder / "README.md"
@@ -169,6 +176,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="store the table in the model folder")
     parser.add_argument("--controls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--most", type=int, default=1000, help="cells of a data set at most")
+    parser.add_argument("--only", nargs="*", help="data sets, by name; all by default")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -176,6 +184,7 @@ def main() -> None:
     vocabulary = read_vocabulary(options.model)
     model = BertForMaskedLM.from_pretrained(options.model, dtype=torch.float32).eval()
     use_packed_attention(model.bert)
+    tasks = [task for task in TASKS if not options.only or task[0] in options.only]
     models = {"mini": (model, [-2, -1, 3])}
     seed = json.loads((options.model / META_FILE).read_text(encoding="utf-8"))["record"]["settings"]["seed"]
     if options.controls:
@@ -183,7 +192,7 @@ def main() -> None:
         width = model.config.intermediate_size
         models["untrained"] = (train_mini.initial_model(vocabulary, None, seed, feed_forward=width).eval(), [-2])
         models["SVD start"] = (train_mini.initial_model(vocabulary, corpus, seed, feed_forward=width).eval(), [-2])
-    table = evaluate(options.data, models, vocabulary, seed, options.most)
+    table = evaluate(options.data, tasks, models, vocabulary, seed, options.most)
     print(table.groupby("embedding", sort=False)[["purity", "knn", "logistic"]].mean().round(3).to_string())
     if options.write:
         write(table, options.model)

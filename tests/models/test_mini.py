@@ -30,16 +30,18 @@ def test_it_is_small_and_knows_the_genome():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 12e6
     assert len(vocabulary.tokens) >= 12_000
     assert all(gene.startswith("ENSG") for gene in vocabulary.ensembl_ids)
-    assert (vocabulary.symbols != "").all()
+    assert (vocabulary.symbols != "").mean() > 0.99
     assert vocabulary.token_of_name["GAPDH"] == vocabulary.token_of_id["ENSG00000111640"]
 
 
 def test_it_says_how_it_was_made_and_was_not_trained_on_the_demo_cells():
     record = json.loads((FOLDER / "geneformer.json").read_text())["record"]
-    text = json.dumps(record)
-    assert record["seed"] is not None
-    assert "pbmc3k" in text
-    assert "pbmc68k" not in json.dumps(record["data"])
+    assert isinstance(record["settings"]["seed"], int)
+    assert record["steps"] > 0
+    assert {source["licence_of_source"] for source in record["data"]} <= {"MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0"}
+    files = " ".join(source["file"] for source in record["data"])
+    assert "pbmc3k" in files
+    assert not any(name in files for name in ("pbmc68k", "kang18", "ipsc", "donorA", "hao", "mouse"))
     card = (FOLDER / "README.md").read_text()
     assert "demonstration" in card
     assert "PCA" in card
