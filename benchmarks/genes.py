@@ -9,7 +9,7 @@ for.
 
 Memory: `--memory-genes` × `--memory-groups` × d 256, in a process of its own: batches of random states are summed until
 every pair of group and gene has occurred, and all means are read off. The sums are float64, 8 bytes per number, the
-result float32, 4 bytes: 3.1 GB for 20,000 genes × 50 groups. On a CPU pairs that never occur take none.
+result float32, 4 bytes: 3.1 GB for 20,000 genes × 50 groups.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from scgeneformer import datasets, models, pl, pp, tl
+from scgeneformer import datasets, get, models, pl, pp, tl
 from scgeneformer._errors import DataError, GeneformerError, ModelError
 from scgeneformer.settings import settings
 
@@ -13,6 +13,7 @@ __all__ = [
     "ModelError",
     "__version__",
     "datasets",
+    "get",
     "models",
     "pl",
     "pp",

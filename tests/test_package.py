@@ -20,7 +20,7 @@ import scgeneformer as gf
 PACKAGE = Path(gf.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(PACKAGE.rglob("*.py"))
-FACE = ("pp", "tl", "pl")
+FACE = ("pp", "tl", "pl", "get")
 LISTS = ("", *FACE, "models", "datasets")  # packages whose __init__ only lists
 MAX_LINES, MAX_POSITIONAL = 400, 3
 UNSAFE = ("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
@@ -165,7 +165,7 @@ def test_signature(function):
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     assert len(positional) <= MAX_POSITIONAL
     assert not [p.name for p in parameters if p.kind == p.VAR_POSITIONAL]
-    assert not [p.name for p in parameters[1:] if p.default is p.empty and p.kind != p.VAR_KEYWORD]
+    assert not [p.name for p in parameters if p.default is p.empty and p.kind == p.KEYWORD_ONLY]
 
 
 @each_function(*FACE, "models", "datasets")

@@ -43,6 +43,10 @@ class Groups:
         """Number of cells of each group, (n_groups,) int64."""
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
 
+    def table(self, n_cells: np.ndarray) -> pd.DataFrame:
+        """Labels of each group and the number of its cells that were used, as stored beside a result."""
+        return self.frame.assign(n_cells=n_cells)
+
 
 def find_groups(adata: AnnData, groupby: str | Sequence[str]) -> Groups:
     """Group the cells by one or several columns of `obs`; cells with a missing label belong to no group.
@@ -59,6 +63,8 @@ def find_groups(adata: AnnData, groupby: str | Sequence[str]) -> Groups:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         named = ", ".join(map(repr, missing)) if columns else "[]"
         raise MissingKeyError(f"groupby={named} is no column of adata.obs; the columns are: {present}.")
+    if "n_cells" in columns:
+        raise DataError("groupby='n_cells' is the name under which the number of cells is stored. Rename the column.")
     labels = adata.obs[columns]
     known = labels.notna().all(axis=1).to_numpy()
     if not known.any():

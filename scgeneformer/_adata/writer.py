@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-SLOTS = ("obs", "var", "obsm", "varm", "layers", "uns")
+SLOTS = ("obs", "var", "obsm", "varm", "varp", "layers", "uns")
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Results:
     var: dict[str, Any] = field(default_factory=dict)
     obsm: dict[str, Any] = field(default_factory=dict)
     varm: dict[str, Any] = field(default_factory=dict)
+    varp: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, Any] = field(default_factory=dict)
     uns: dict[str, Any] = field(default_factory=dict)
 

@@ -1,14 +1,15 @@
-"""One vector per cell: pooled hidden states, copied to the host while the device goes on working."""
+"""One vector per cell, or per group of cells: pooled hidden states, reduced on the device."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from scgeneformer._engine.packing import to_device
 from scgeneformer._engine.run import run
+from scgeneformer._engine.to_host import ToHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,6 +31,7 @@ def embed_cells(
     pooling: Pooling,
     tokens_per_batch: int,
     advance: Callable[[int], object] = lambda n: None,
+    new_array: Callable[[tuple[int, int]], np.ndarray] = lambda shape: np.empty(shape, dtype=np.float32),
 ) -> dict[int, np.ndarray]:
     """Cell embeddings of one or several layers in one pass.
 
@@ -43,17 +45,53 @@ def embed_cells(
         Tells the pooling where the special tokens are.
     pooling
         Function of `pooling.POOLINGS`.
+    new_array
+        Gives a float32 array of a shape, in memory unless it says otherwise.
 
     Returns
     -------
     (n_cells, d) float32 by layer; NaN rows for cells without tokens.
     """
-    found = {n: np.full((n_cells, berts[0].config.hidden_size), np.nan, dtype=np.float32) for n in layers}
+    found = {n: new_array((n_cells, berts[0].config.hidden_size)) for n in layers}
+    for array in found.values():
+        array[:] = np.nan
     run(blocks, berts, layers, tokens_per_batch, [[CellEmbeddings(found, vocabulary, pooling)] for _ in berts], advance)
     return found
 
 
-class CellEmbeddings:
+def embed_groups(
+    blocks: Iterable[tuple[int, Tokens]],
+    group_of_cell: np.ndarray,
+    n_groups: int,
+    berts: list[BertModel],
+    vocabulary: Vocabulary,
+    layers: list[int],
+    pooling: Pooling,
+    tokens_per_batch: int,
+    advance: Callable[[int], object] = lambda n: None,
+) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Mean of the cell embeddings of each group, without keeping those of the cells.
+
+    Parameters
+    ----------
+    group_of_cell, n_groups
+        As in :class:`GroupSums`.
+    blocks, berts, vocabulary, layers, pooling, tokens_per_batch, advance
+        As in :func:`embed_cells`.
+
+    Returns
+    -------
+    (n_groups, d) float32 by layer, NaN for groups without a cell; and the cells of each group, (n_groups,) int64.
+    """
+    width = berts[0].config.hidden_size
+    workers = [GroupSums(b.device, width, layers, group_of_cell, n_groups, vocabulary, pooling) for b in berts]
+    run(blocks, berts, layers, tokens_per_batch, [[worker] for worker in workers], advance)
+    n_cells = np.sum([worker.n_cells for worker in workers], axis=0)
+    divisor = np.where(n_cells > 0, n_cells, np.nan)[:, None]
+    return {n: (sum(w.sums[n] for w in workers) / divisor).astype(np.float32) for n in layers}, n_cells
+
+
+class CellEmbeddings(ToHost):
     """Consumer that pools each cell and puts its row into an array on the host.
 
     Parameters
@@ -65,37 +103,61 @@ class CellEmbeddings:
     """
 
     def __init__(self, found: dict[int, np.ndarray], vocabulary: Vocabulary, pooling: Pooling) -> None:
+        super().__init__()
         self.found, self.vocabulary, self.pooling = found, vocabulary, pooling
-        self.waiting: deque[_OnItsWay] = deque()
+
+    def select(self, batch: Batch) -> tuple[np.ndarray, dict[int, torch.Tensor]]:
+        """Pool the cells."""
+        return batch.cells, {n: self.pooling(batch.states[n], batch.packed, self.vocabulary) for n in self.found}
+
+    def store(self, place: np.ndarray, rows: dict[int, np.ndarray]) -> None:
+        """Put the rows of the cells in their places."""
+        for layer, values in rows.items():
+            self.found[layer][place] = values
+
+
+class GroupSums:
+    """Consumer that sums the pooled embeddings of the cells of each group; no cell is kept.
+
+    Parameters
+    ----------
+    device, width
+        Of the hidden states.
+    layers
+        Hidden layers, counted from 0.
+    group_of_cell
+        Group of each cell, (n_cells,) int64, -1 for none.
+    n_groups
+        Number of groups.
+    vocabulary, pooling
+        As in :func:`embed_cells`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        width: int,
+        layers: list[int],
+        group_of_cell: np.ndarray,
+        n_groups: int,
+        vocabulary: Vocabulary,
+        pooling: Pooling,
+    ) -> None:
+        self.group_of_cell, self.vocabulary, self.pooling = group_of_cell, vocabulary, pooling
+        shape, dtype = (n_groups + 1, width), torch.float64  # the last row takes the cells of no group
+        self._sums = {n: torch.zeros(shape, dtype=dtype, device=device) for n in layers}
+        self.n_cells = np.zeros(n_groups, dtype=np.int64)
+        self.sums: dict[int, np.ndarray] = {}
 
     def add(self, batch: Batch) -> None:
-        """Pool the cells and start the copy; wait for that of the batch before."""
-        pooled = {n: self.pooling(batch.states[n], batch.packed, self.vocabulary) for n in self.found}
-        self.waiting.append(_OnItsWay(batch.cells, pooled))
-        if len(self.waiting) > 1:  # one behind: the device has the next batch already while this one is waited for
-            self.waiting.popleft().store(self.found)
+        """Add the cells of the batch."""
+        codes = self.group_of_cell[batch.cells]
+        self.n_cells += np.bincount(codes[codes >= 0], minlength=len(self.n_cells))
+        place = to_device(np.where(codes >= 0, codes, len(self.n_cells)), batch.packed.ids.device)
+        for layer, sums in self._sums.items():
+            pooled = self.pooling(batch.states[layer], batch.packed, self.vocabulary)
+            sums.index_add_(0, place, pooled.double())
 
     def finish(self) -> None:
-        """Wait for the last copy."""
-        while self.waiting:
-            self.waiting.popleft().store(self.found)
-
-
-class _OnItsWay:
-    """Embeddings of a batch that are being copied to the host, on CUDA while the device goes on working."""
-
-    def __init__(self, cells: np.ndarray, pooled: dict[int, torch.Tensor]) -> None:
-        self.cells, self.hosts, self.event = cells, pooled, None
-        if next(iter(pooled.values())).is_cuda:
-            self.hosts = {n: torch.empty_like(t, device="cpu", pin_memory=True) for n, t in pooled.items()}
-            for n, tensor in pooled.items():
-                self.hosts[n].copy_(tensor, non_blocking=True)
-            self.event = torch.cuda.Event()
-            self.event.record()
-
-    def store(self, found: dict[int, np.ndarray]) -> None:
-        """Wait for the copy and put the rows in their places."""
-        if self.event is not None:
-            self.event.synchronize()
-        for layer, host in self.hosts.items():
-            found[layer][self.cells] = host.numpy()
+        """Copy the sums to the host."""
+        self.sums = {n: sums[:-1].cpu().numpy() for n, sums in self._sums.items()}

@@ -1,7 +1,9 @@
 """Plots; those of embeddings are scanpy's, all of whose parameters work."""
 
 from scgeneformer.pl._embedding import embedding
+from scgeneformer.pl._gene_context import gene_context
+from scgeneformer.pl._gene_embedding import gene_embedding
 from scgeneformer.pl._tokens import tokens
 from scgeneformer.pl._umap import umap
 
-__all__ = ["embedding", "tokens", "umap"]
+__all__ = ["embedding", "gene_context", "gene_embedding", "tokens", "umap"]

@@ -1,6 +1,21 @@
 """Tools: tokens and embeddings."""
 
+from scgeneformer.tl._attention import attention
 from scgeneformer.tl._embed_cells import embed_cells
+from scgeneformer.tl._embed_genes import embed_genes
+from scgeneformer.tl._gene_neighbors import gene_neighbors
+from scgeneformer.tl._predict_masked_genes import predict_masked_genes
+from scgeneformer.tl._rank_genes_context import rank_genes_context
+from scgeneformer.tl._score_masked_genes import score_masked_genes
 from scgeneformer.tl._tokenize import tokenize
 
-__all__ = ["embed_cells", "tokenize"]
+__all__ = [
+    "attention",
+    "embed_cells",
+    "embed_genes",
+    "gene_neighbors",
+    "predict_masked_genes",
+    "rank_genes_context",
+    "score_masked_genes",
+    "tokenize",
+]

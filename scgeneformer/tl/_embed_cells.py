@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -10,18 +11,21 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
+from scgeneformer._engine.aggregate import aggregate
 from scgeneformer._errors import DataError
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
 
     from scgeneformer._adata.groups import Groups
+    from scgeneformer._engine.pooling import Pooling
     from scgeneformer.models import ModelLike
+    from scgeneformer.tl._session import Session
 
-AGGREGATES: dict[str, Callable[..., np.ndarray]] = {"mean": np.nanmean, "median": np.nanmedian}
+AGGREGATES = ("mean", "median")
 
 
 @shared_docs
@@ -33,6 +37,7 @@ def embed_cells(
     pooling: Literal["mean", "cls", "first"] = "mean",
     groupby: str | Sequence[str] | None = None,
     agg: Literal["mean", "median"] = "mean",
+    per_cell: bool = True,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
@@ -63,6 +68,10 @@ def embed_cells(
         One or several columns of ``adata.obs``: also one embedding per group (the reference's state embedding).
     agg
         How the cells of a group are combined.
+    per_cell
+        False: only the embeddings of the groups are stored. The mean is then summed on the device, in float64, and no
+        embedding of a cell is kept; the median, which needs them all, keeps them in a temporary file (in the folder
+        that TMPDIR names).
     {counts}
     {device}
     key_added
@@ -75,13 +84,15 @@ def embed_cells(
 
     `adata.obsm['X_geneformer' | key_added]` : float32 (n_obs, d)
         Cell embeddings, NaN for cells in which the model knows no gene. With several layers one key per layer,
-        ``X_geneformer_L<n>``, n counted from 0.
+        ``X_geneformer_L<n>``, n counted from 0. Not with ``per_cell=False``.
     `adata.obs['geneformer_n_tokens']` : int32
         Tokens of each cell, special ones included, after truncation.
     `adata.uns['X_geneformer' | key_added]['params']` : dict
-        Model, layer, pooling and all else the numbers depend on.
+        Model, layer, pooling and all else the numbers depend on. Not with ``per_cell=False``.
     `adata.uns['X_geneformer_<groupby>']` : DataFrame (n_groups, d)
         Mean or median over the cells of each group, if `groupby` was given.
+    `adata.uns['X_geneformer_<groupby>_params']` : dict
+        What these depend on.
     `adata.uns['X_geneformer_<groupby>_groups']` : DataFrame (n_groups, n_columns + 1)
         Labels and number of embedded cells of each group.
 
@@ -101,12 +112,13 @@ def embed_cells(
     >>> adata.obsm["X_geneformer"].shape
     (700, 128)
     """
-    from scgeneformer._engine.embedding import embed_cells as embed
     from scgeneformer._engine.pooling import get_pooling
 
     target = target_of(adata, copy)
     if agg not in AGGREGATES:
         raise DataError(f"agg={agg!r} does not exist; choose one of {', '.join(map(repr, AGGREGATES))}.")
+    if not per_cell and groupby is None:
+        raise DataError("per_cell=False stores the embeddings of groups only. Name their column: groupby='...'.")
     groups = None if groupby is None else find_groups(adata, groupby)
     session = open_session(
         adata,
@@ -119,39 +131,66 @@ def embed_cells(
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,
     )
-    vocabulary, layers = session.model.vocabulary, session.layers
-    pool = get_pooling(pooling, vocabulary)
+    pool = get_pooling(pooling, session.model.vocabulary)
     start = logg.info(f"embedding cells with {session.model.name}")
-    with session.running("embed") as (n_tokens, blocks, advance):
-        found = embed(blocks, adata.n_obs, session.berts, vocabulary, layers, pool, session.tokens_per_batch, advance)
+    cells, of_groups, n_cells, n_tokens = _run(session, pool, groups, agg, per_cell)
     warn_empty(n_tokens, adata)
 
     key = key_added or keys.EMBEDDING
     results = Results(obs={keys.N_TOKENS: n_tokens})
-    for n in layers:
-        name = keys.layer_key(key, n, len(layers))
+    for n in session.layers:
         params = session.params(layer=n, pooling=pooling)
-        results.obsm[name] = found[n]
-        results.uns[name] = {"params": params}
         if groups is not None:
-            results.uns[name]["params"] |= {"groupby": np.array(groups.columns), "agg": agg}
-            results.uns |= _aggregate(found[n], groups, agg, keys.group_key(key, groups.columns), n, len(layers))
+            params |= {"groupby": np.array(groups.columns), "agg": agg}
+            name = keys.group_key(key, groups.columns)
+            results.uns[keys.groups_table(name)] = groups.table(n_cells)
+            name = keys.layer_key(name, n, len(session.layers))
+            columns = [str(i) for i in range(session.model.width)]
+            results.uns[name] = pd.DataFrame(of_groups[n], index=groups.names, columns=columns)
+            results.uns[keys.params_key(name)] = params
+        if per_cell:
+            name = keys.layer_key(key, n, len(session.layers))
+            results.obsm[name] = cells[n]
+            results.uns[name] = {"params": params}
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None
 
 
-def _aggregate(
-    cells: np.ndarray, groups: Groups, agg: str, key: str, layer: int, n_layers: int
-) -> dict[str, pd.DataFrame]:
-    """Embedding of each group, and the table of the groups; cells without embedding count in none."""
-    used = np.where(np.isnan(cells[:, 0]), -1, groups.codes)
-    values = np.full((len(groups.names), cells.shape[1]), np.nan, dtype=np.float32)
-    for code in np.unique(used[used >= 0]):
-        values[code] = AGGREGATES[agg](cells[used == code].astype(np.float64), axis=0)
-    columns = [str(i) for i in range(cells.shape[1])]
-    n_cells = np.bincount(used[used >= 0], minlength=len(groups.names))
-    return {
-        keys.layer_key(key, layer, n_layers): pd.DataFrame(values, index=groups.names, columns=columns),
-        f"{key}_groups": groups.frame.assign(n_cells=n_cells),
-    }
+def _run(
+    session: Session, pool: Pooling, groups: Groups | None, agg: str, per_cell: bool
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], np.ndarray, np.ndarray]:
+    """Embeddings of cells (none if they are not kept) and of groups by layer, cells of each group, tokens of each cell.
+
+    Cells without an embedding count in no group.
+    """
+    from scgeneformer._engine.embedding import embed_cells as embed
+    from scgeneformer._engine.embedding import embed_groups
+
+    vocabulary, layers, budget = session.model.vocabulary, session.layers, session.tokens_per_batch
+    with session.running("embed") as (n_tokens, blocks, advance):
+        if groups is not None and not per_cell and agg == "mean":
+            codes, n_groups = groups.codes, len(groups.names)
+            means, n_cells = embed_groups(
+                blocks, codes, n_groups, session.berts, vocabulary, layers, pool, budget, advance
+            )
+            return {}, means, n_cells, n_tokens
+        new_array = _new_array if per_cell else _new_file
+        cells = embed(blocks, len(n_tokens), session.berts, vocabulary, layers, pool, budget, advance, new_array)
+    if groups is None:
+        return cells, {}, np.empty(0), n_tokens
+    found = {n: aggregate(rows, groups.codes, len(groups.names), agg) for n, rows in cells.items()}
+    n_cells = found[layers[0]][1]
+    return cells if per_cell else {}, {n: values for n, (values, _) in found.items()}, n_cells, n_tokens
+
+
+def _new_array(shape: tuple[int, int]) -> np.ndarray:
+    return np.empty(shape, dtype=np.float32)
+
+
+def _new_file(shape: tuple[int, int]) -> np.ndarray:
+    """Array in a temporary file, which is gone with it."""
+    if not shape[0]:
+        return _new_array(shape)
+    with tempfile.TemporaryFile(prefix="scgeneformer-") as file:  # the map keeps it open
+        return np.memmap(file, dtype=np.float32, shape=shape, mode="w+")

@@ -55,8 +55,10 @@ class Session:
     dtype: str
 
     @contextmanager
-    def running(self, doing: str) -> Iterator[tuple[np.ndarray, Iterable[tuple[int, Tokens]], Callable[[int], object]]]:
-        """Say how long it will take, and show a progress bar.
+    def running(
+        self, doing: str, n_cells: int | None = None
+    ) -> Iterator[tuple[np.ndarray, Iterable[tuple[int, Tokens]], Callable[[int], object]]]:
+        """Say how long it will take, and show a progress bar, over all cells or `n_cells` of them.
 
         Gives an array (n_obs,) int32 that holds the tokens of each cell afterwards, the blocks, and the function that
         advances the bar.
@@ -64,7 +66,7 @@ class Session:
         from scgeneformer._engine.cost import announce
         from scgeneformer._engine.device import matmul_precision
 
-        n_cells = self.source.counts.n_obs
+        n_cells = self.source.counts.n_obs if n_cells is None else n_cells
         announce(self.berts[0], max(self.layers), self.source.sample_lengths(), n_cells, name=self.model.name)
         n_tokens, blocks = self.source.counted()
         with progress(n_cells, doing) as advance, matmul_precision(self.dtype):

@@ -102,6 +102,31 @@ def test_groups_are_aggregated_as_pandas_does(adata, toy, agg):
     assert table["n_cells"].to_dict() == {"B": 4, "CD4+/CD25 T Reg": 3, "T cell": 4}
 
 
+@pytest.mark.parametrize("tokens_per_batch", [20, None])
+@pytest.mark.parametrize("agg", ["mean", "median"])
+def test_groups_without_keeping_the_cells_are_the_same(adata, model, agg, tokens_per_batch):
+    clear_cells(adata, 4)
+    adata.obs.loc["cell0", "cell_type"] = np.nan
+    asked = {"groupby": "cell_type", "agg": agg, "layer": [1, -1]}
+    full = gf.tl.embed_cells(adata, model, **asked, copy=True)
+    gf.tl.embed_cells(adata, model, **asked, per_cell=False, tokens_per_batch=tokens_per_batch)
+    assert not adata.obsm
+    assert set(adata.uns) == {key for key in full.uns if key.startswith("X_geneformer_cell_type")}
+    pd.testing.assert_frame_equal(adata.uns["X_geneformer_cell_type_groups"], full.uns["X_geneformer_cell_type_groups"])
+    assert adata.uns["X_geneformer_cell_type_L1_params"]["agg"] == agg
+    for key in ("X_geneformer_cell_type_L1", "X_geneformer_cell_type_L3"):
+        pd.testing.assert_frame_equal(adata.uns[key], full.uns[key], atol=2e-6, rtol=0)
+
+
+def test_a_group_of_empty_cells_is_nan_however_it_is_computed(adata, toy):
+    adata.obs["size"] = ["none", *["some"] * 11]
+    clear_cells(adata, 0)
+    for per_cell in (True, False):
+        gf.tl.embed_cells(adata, toy, groupby="size", per_cell=per_cell)
+        assert np.isnan(adata.uns["X_geneformer_size"].loc["none"]).all()
+        assert adata.uns["X_geneformer_size_groups"]["n_cells"].tolist() == [0, 11]
+
+
 def test_several_columns_make_one_axis_and_a_table_of_combinations(adata, toy):
     gf.tl.embed_cells(adata, toy, groupby=["cell_type", "donor"], layer=[1, 2])
     table = adata.uns["X_geneformer_cell_type_donor_groups"]
@@ -164,6 +189,7 @@ def test_a_copy_leaves_the_original_alone(unchanged, toy):
         ({"pooling": "cls"}, "has none"),
         ({"pooling": "max"}, "'mean', 'cls', 'first'"),
         ({"agg": "sum"}, "'mean', 'median'"),
+        ({"per_cell": False}, "groupby="),
         ({"groupby": "nope"}, "'cell_type', 'donor'"),
         ({"groupby": []}, "groupby"),
         ({"counts_layer": "nope"}, "the layers are: none"),

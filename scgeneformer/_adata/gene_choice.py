@@ -1,0 +1,71 @@
+"""Find the genes that a user names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scanpy import logging as logg
+
+from scgeneformer._engine.genes import match_genes
+from scgeneformer._errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from scgeneformer._adata.genes import GeneMap
+    from scgeneformer._engine.vocabulary import Vocabulary
+
+
+def choose_genes(
+    var: pd.DataFrame, mapped: GeneMap, vocabulary: Vocabulary, genes: Sequence[str] | str
+) -> tuple[list[str], np.ndarray]:
+    """Find genes by their name in the index of `var`, in the column that maps them, or in the vocabulary.
+
+    Genes that are not found are named in one warning; one that is named twice counts once.
+
+    Parameters
+    ----------
+    var
+        Annotation of the genes.
+    mapped
+        Their tokens.
+    vocabulary
+        The genes the model knows.
+    genes
+        The names.
+
+    Returns
+    -------
+    The names that were found, in the order asked for, and their tokens, (n,) int32.
+
+    Raises
+    ------
+    DataError
+        If none is found.
+    """
+    asked = [genes] if isinstance(genes, str) else list(dict.fromkeys(map(str, genes)))
+    tokens = mapped.tokens.tolist()
+    in_var: dict[str, int] = {}  # of several genes of one name the first that has a token
+    for names in (var.index.astype(str).tolist(), mapped.names.tolist()):
+        for name, token in zip(names, tokens, strict=True):
+            if in_var.get(name, -1) < 0:
+                in_var[name] = token
+    found: dict[int, str] = {}
+    absent: list[str] = []
+    unknown: list[str] = []
+    for name, token in zip(asked, match_genes(asked, vocabulary).tolist(), strict=True):
+        token = in_var.get(name, token)
+        if token >= 0 and token in tokens:
+            found.setdefault(token, name)
+        else:
+            (unknown if token < 0 else absent).append(name)
+    kinds = (("not in adata.var", absent), ("unknown to the model", unknown))
+    why = "; ".join(f"{kind}: {', '.join(map(repr, names))}" for kind, names in kinds if names)
+    if not found:
+        raise DataError(f"None of the genes can be used ({why or 'genes=[] names none'}). Name genes of adata.var.")
+    if why:
+        logg.warning(f"{len(absent) + len(unknown)} of {len(asked)} genes are left out ({why})")
+    return list(found.values()), np.array(list(found), dtype=np.int32)

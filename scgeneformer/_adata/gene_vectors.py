@@ -1,0 +1,80 @@
+"""The gene embeddings that `gf.tl.embed_genes` left in `varm`, of all cells or of one group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scgeneformer._errors import DataError, MissingKeyError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def gene_vectors(adata: AnnData, key: str, group: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the genes that have an embedding, and the embeddings.
+
+    Parameters
+    ----------
+    adata
+        With ``varm[key]`` of (n_vars, d), or (n_vars, n_groups, d) and the names in ``uns[key]["groups"]``.
+    key
+        Key in `varm`.
+    group
+        Group, if the embeddings are per group.
+
+    Raises
+    ------
+    MissingKeyError
+        If the key does not exist.
+    DataError
+        If the group does not exist, is missing, or is named where there are none; or no gene has an embedding.
+    """
+    if key not in adata.varm:
+        present = ", ".join(map(repr, adata.varm)) or "none"
+        raise MissingKeyError(f"adata.varm[{key!r}] does not exist; there are: {present}. Run gf.tl.embed_genes first.")
+    values = np.asarray(adata.varm[key])
+    if values.ndim == 3:
+        values = values[:, _position(adata, key, group)]
+    elif values.ndim != 2:
+        raise DataError(f"adata.varm[{key!r}] has shape {values.shape}; gene embeddings are genes × d.")
+    elif group is not None:
+        raise DataError(
+            f"adata.varm[{key!r}] holds one embedding per gene, over all cells: group={group!r} has no meaning there. "
+            "Embeddings per group are those of gf.tl.embed_genes(adata, groupby=...), key='geneformer_<groupby>'."
+        )
+    known = np.flatnonzero(np.isfinite(values).all(axis=1) & (values != 0).any(axis=1))
+    if not len(known):
+        raise DataError(f"No gene has an embedding in adata.varm[{key!r}]{'' if group is None else f' of {group!r}'}.")
+    return known, values[known]
+
+
+def _position(adata: AnnData, key: str, group: str | None) -> int:
+    """Where the group is on the second axis."""
+    stored = adata.uns.get(key, {}).get("groups")
+    if stored is None:
+        raise MissingKeyError(f"adata.uns[{key!r}]['groups'] does not exist. Run gf.tl.embed_genes(groupby=...) again.")
+    names = [str(name) for name in getattr(stored, "index", stored)]  # a frame has them in its index
+    if group is None or str(group) not in names:
+        listed = ", ".join(map(repr, names))
+        said = "has an embedding per group: name one by group=" if group is None else f"has no group {group!r}"
+        raise DataError(f"adata.varm[{key!r}] {said}; the groups are: {listed}.")
+    return names.index(str(group))
+
+
+def rows_of(adata: AnnData, genes: list[str], known: np.ndarray) -> np.ndarray:
+    """Positions within `known` of genes named by `var_names`.
+
+    Raises
+    ------
+    MissingKeyError
+        If one of the genes is not in `var` or has no embedding.
+    """
+    names = adata.var_names[known]
+    place = {name: i for i, name in reversed(list(enumerate(names)))}  # the first of several of the same name
+    if missing := [gene for gene in genes if gene not in place]:
+        absent = [gene for gene in missing if gene not in adata.var_names]
+        why = "are not in adata.var_names" if absent else "have no embedding (unknown to the model, or in no cell)"
+        raise MissingKeyError(f"These genes {why}: {', '.join(map(repr, (absent or missing)[:10]))}.")
+    return np.array([place[gene] for gene in genes], dtype=np.int64)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scgeneformer._adata import keys
+from scgeneformer._errors import DataError, MissingKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+
+def attention_df(
+    adata: AnnData,
+    group: str | Sequence[str] | None = None,
+    *,
+    key: str = keys.ATTENTION,
+    n: int | None = 100,
+    loops: bool = False,
+) -> pd.DataFrame:
+    """List the strongest attention between genes.
+
+    Parameters
+    ----------
+    adata
+        Data with a result of :func:`scgeneformer.tl.attention`.
+    group
+        One or several groups; None takes all. Only for results that were computed per group.
+    key
+        Key of the result: "geneformer_attention", or "geneformer_attention_<groupby>" for that of groups.
+    n
+        Number of pairs, of each group; None lists all.
+    loops
+        Also list the attention of genes to themselves.
+
+    Returns
+    -------
+    One row per pair, the strongest first: `source` (the query) and `target` (the key) as in ``adata.var_names``,
+    `weight`, `n_cells`, and in results of groups `group`, these in their order.
+
+    Raises
+    ------
+    DataError
+        If there is no such result or group.
+
+    See Also
+    --------
+    scgeneformer.tl.attention : computes it.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:20].copy()
+    >>> gf.tl.attention(adata, model="mini")
+    >>> gf.get.attention_df(adata, n=3).columns.tolist()
+    ['source', 'target', 'weight', 'n_cells']
+    """
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
+        raise DataError(f"n={n!r} must be a whole number of at least 1, or None for all pairs.")
+    names = adata.var_names.to_numpy()
+    table = adata.uns.get(keys.groups_table(key))
+    if key in adata.varp or table is None:
+        if group is not None:
+            raise DataError(f"key={key!r} holds one result over all cells; leave group={group!r} out.")
+        return _strongest(adata, key, names, n, loops)
+    known = list(table.index)
+    asked = known if group is None else [group] if isinstance(group, str) else list(group)
+    if missing := [one for one in asked if one not in known]:
+        raise DataError(f"group={missing[0]!r} does not exist; the groups are {', '.join(map(repr, known))}.")
+    frames = [_strongest(adata, keys.numbered(key, known.index(one)), names, n, loops) for one in asked]
+    return pd.concat([f.assign(group=one) for one, f in zip(asked, frames, strict=True)], ignore_index=True)
+
+
+def _strongest(adata: AnnData, key: str, names: np.ndarray, n: int | None, loops: bool) -> pd.DataFrame:
+    if key not in adata.varp:
+        there = ", ".join(map(repr, adata.varp)) or "none"
+        raise MissingKeyError(f"adata.varp[{key!r}] does not exist (there are: {there}). Run gf.tl.attention first.")
+    weights, n_cells = (sp.csr_matrix(adata.varp[name]) for name in (key, keys.n_cells(key)))
+    rows = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
+    kept = np.arange(weights.nnz) if loops else np.flatnonzero(rows != weights.indices)
+    if n is not None and n < len(kept):
+        kept = kept[np.argpartition(-weights.data[kept], n - 1)[:n]]
+    kept = kept[np.argsort(-weights.data[kept], kind="stable")]
+    source, target = rows[kept], weights.indices[kept]
+    found = {"source": names[source], "target": names[target], "weight": weights.data[kept]}
+    return pd.DataFrame(found | {"n_cells": n_cells.data[kept]})

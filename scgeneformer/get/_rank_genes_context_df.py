@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scgeneformer._adata import keys
+from scgeneformer._adata.context_frame import context_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+
+def rank_genes_context_df(
+    adata: AnnData, group: str | Sequence[str] | None = None, *, key: str = keys.GENE_CONTEXT
+) -> pd.DataFrame:
+    """Read the result of :func:`scgeneformer.tl.rank_genes_context` as a frame.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scgeneformer.tl.rank_genes_context`.
+    group
+        One or several groups; None means all.
+    key
+        Key in `uns`.
+
+    Returns
+    -------
+    DataFrame with a row per group and gene, sorted by p-value and then effect within a group, and the columns
+
+    `group`, `names`
+        Group and gene.
+    `effect`
+        Cosine distance between the gene's embeddings in the group and in the reference, corrected for noise.
+    `score`
+        Effect over its noise.
+    `pvals`, `pvals_adj`
+        Of the permutation of replicates, and after Benjamini and Hochberg.
+    `n_cells`, `n_cells_reference`
+        Cells with the gene.
+    `n_replicates`
+        Replicates of the group with enough of these cells.
+
+    Raises
+    ------
+    DataError
+        If there is no such result or group.
+    """
+    return context_frame(adata, group, key)

@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scanpy import logging as logg
+
+from scgeneformer._adata import keys
+from scgeneformer._adata.gene_choice import choose_genes
+from scgeneformer._adata.genes import INDEX, GeneMap
+from scgeneformer._adata.groups import find_groups
+from scgeneformer._adata.var_tokens import tokens_of_var
+from scgeneformer._adata.writer import Results, target_of, write
+from scgeneformer._docs import shared_docs
+from scgeneformer._engine.aggregate import AGGREGATES
+from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._errors import DataError
+from scgeneformer.tl._session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from scgeneformer._adata.groups import Groups
+    from scgeneformer._engine.gene_median import GeneMedians
+    from scgeneformer._engine.gene_sums import GeneSums
+    from scgeneformer.models import ModelLike
+    from scgeneformer.tl._session import Session
+
+
+@shared_docs
+def embed_genes(
+    adata: AnnData,
+    model: ModelLike | None = None,
+    *,
+    layer: int | Sequence[int] = -2,
+    groupby: str | Sequence[str] | None = None,
+    agg: Literal["mean", "median", "var"] = "mean",
+    genes: Sequence[str] | None = None,
+    per_cell: bool = False,
+    min_cells: int = 1,
+    sample: int | None = None,
+    random_state: int = 0,
+    max_memory_gb: float = 4.0,
+    counts_layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_ids: str | None = None,
+    device: str | Sequence[str] = "auto",
+    dtype: str = "auto",
+    tokens_per_batch: int | None = None,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Embed every gene with Geneformer, in the context of all cells and of groups of cells.
+
+    The contextual embedding of a gene in a cell is the hidden state at the gene's position in that cell. This combines
+    it over the cells that contain the gene (`EmbExtractor` of the reference with ``emb_mode="gene"``), for all cells
+    and for every group in one pass. Means and variances are reduced on the device: memory grows with groups × genes,
+    not with the cells.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes, with raw or log1p-normalised counts.
+    {model}
+    layer
+        Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
+        A list is computed in one pass.
+    groupby
+        One or several columns of ``adata.obs``: also one embedding per gene and group. Cells without a label count
+        among all cells and in no group.
+    agg
+        "mean"; "median", element by element and exact; or "var", the variance of the cells at hand (``ddof=0``).
+        "mean" and "var" are accumulated in float64.
+    genes
+        Genes to embed, as in ``adata.var_names``, in the column of `gene_ids`, or as any symbol, alias or Ensembl ID
+        the model knows; those that are missing are listed in a warning. None: every gene of ``adata.var``.
+    per_cell
+        Also keep the embedding of each of `genes` in every cell.
+    min_cells
+        Results over fewer cells that contain the gene are NaN.
+    sample
+        Embed a random sample of this many cells instead of all; said in the log and stored.
+    random_state
+        Seed of the sample.
+    max_memory_gb
+        For ``agg="median"``, which needs all values at once: beyond this they are kept in a temporary file (in the
+        folder that TMPDIR names), which the log says. The result is the same.
+    {counts}
+    {device}
+    key_added
+        Key instead of "geneformer".
+    {copy}
+
+    Returns
+    -------
+    None, or the copy if ``copy=True``. Sets
+
+    `adata.varm['geneformer' | key_added]` : float32 (n_vars, d)
+        Embedding of each gene over all cells; NaN for genes the model does not know, that were not asked for, or that
+        are in fewer than `min_cells` cells. Genes that share a token receive the same. With several layers one key
+        per layer, ``geneformer_L<n>``, n counted from 0. With ``use_raw=True``, too, rows are the genes of
+        ``adata.var``, found in ``adata.raw`` by their name; the model reads genes that only ``adata.raw`` has, too.
+    `adata.varm['geneformer_n_cells']` : int32 (n_vars, 1)
+        Cells that contain the gene, after truncation.
+    `adata.varm['geneformer_<groupby>']` : float32 (n_vars, n_groups, d)
+        The same within each group, if `groupby` was given.
+    `adata.varm['geneformer_<groupby>_n_cells']` : int32 (n_vars, n_groups)
+        Cells of each group that contain the gene.
+    `adata.obsm['geneformer_genes']` : float32 (n_obs, n_genes, d)
+        If ``per_cell=True``: embedding of each of `genes` in every cell, NaN where the cell does not contain it.
+    `adata.uns['geneformer' | key_added]['params']` : dict
+        Model, layer, agg and all else the numbers depend on; likewise for the other keys.
+    `adata.uns['geneformer_<groupby>']` : dict
+        Also ``groups``, the names of the groups in the order of the axis, and ``labels``, a frame with the label of
+        each group in each column and the number of its cells.
+    `adata.uns['geneformer_genes']` : dict
+        Also ``genes``, their names in the order of the axis.
+
+    Raises
+    ------
+    DataError
+        If there are no counts, the genes are unknown or of another species, the values are no counts, a parameter
+        names something that does not exist, or medians fit neither memory nor disk. Nothing is written then.
+    ModelError
+        If the model cannot be used.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:100].copy()
+    >>> gf.tl.embed_genes(adata, model="mini", groupby="cell_type")
+    >>> adata.varm["geneformer"].shape
+    (765, 128)
+    >>> n_groups = len(adata.uns["geneformer_cell_type"]["groups"])
+    >>> adata.varm["geneformer_cell_type"].shape == (765, n_groups, 128)
+    True
+    """
+    target = target_of(adata, copy)
+    _check(agg, genes, per_cell, min_cells, sample, max_memory_gb)
+    groups = None if groupby is None else find_groups(adata, groupby)
+    key = key_added or keys.GENES
+    if per_cell and groups is not None and keys.group_key(key, groups.columns) == keys.genes_key(key):
+        raise DataError(f"groupby={groups.columns!r} and per_cell=True would write to one key. Rename the column.")
+    session = open_session(
+        adata,
+        model,
+        layer,
+        counts_layer=counts_layer,
+        use_raw=use_raw,
+        gene_ids=gene_ids,
+        device=device,
+        dtype=dtype,
+        tokens_per_batch=tokens_per_batch,
+    )
+    mapped = _genes_of_var(session)
+    names, tokens = _choose(session, mapped, genes)
+    slot_of_token = np.full(session.model.vocabulary.n_tokens, -1, dtype=np.int64)
+    slot_of_token[tokens] = np.arange(len(tokens))
+    start = logg.info(f"embedding genes with {session.model.name}")
+    cells = _sample(adata.n_obs, sample, random_state)
+    states = _room_for_cells(adata.n_obs, len(tokens), session) if per_cell else None
+    found, used = _run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb)
+
+    spread = _Spread(np.where(mapped.tokens >= 0, slot_of_token[mapped.tokens], -1), min_cells)
+    params: dict[str, Any] = {"agg": agg, "min_cells": min_cells}
+    params |= {} if cells.all() else {"sample": int(cells.sum()), "random_state": random_state}
+    results = _of_all_cells(session, key, found, spread, params)
+    if states is not None:
+        for n, values in states.items():
+            name = keys.layer_key(keys.genes_key(key), n, len(session.layers))
+            results.obsm[name] = values
+            results.uns[name] = {"params": session.params(layer=n), "genes": np.array(names)}
+    if groups is not None:
+        n_cells = np.bincount(groups.codes[used & (groups.codes >= 0)], minlength=len(groups.names))
+        _warn_small(groups, n_cells, min_cells)
+        params["groupby"] = np.array(groups.columns)
+        _add_groups(results, session, key, groups, groups.table(n_cells), found, spread, params)
+    write(target, results)
+    logg.info("    finished", time=start, deep=f"added {results}")
+    return target if copy else None
+
+
+def _check(
+    agg: str,
+    genes: Sequence[str] | None,
+    per_cell: bool,
+    min_cells: int,
+    sample: int | None,
+    max_memory_gb: float,
+) -> None:
+    if agg not in AGGREGATES:
+        raise DataError(f"agg={agg!r} does not exist; choose one of {', '.join(map(repr, AGGREGATES))}.")
+    if per_cell and genes is None:
+        raise DataError(
+            "per_cell=True keeps n_obs × n_genes × d numbers, too many for all genes. Name those you need: genes=[...]."
+        )
+    for name, value in (("min_cells", min_cells), ("sample", 1 if sample is None else sample)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise DataError(f"{name}={value!r} must be a whole number of at least 1.")
+    if not max_memory_gb >= 0:
+        raise DataError(f"max_memory_gb={max_memory_gb!r} must be a number of at least 0.")
+
+
+def _genes_of_var(session: Session) -> GeneMap:
+    """Tokens of the genes of `adata.var`, also where the counts are those of `adata.raw`."""
+    counts, genes = session.source.counts, session.source.genes
+    return GeneMap(tokens_of_var(session.source), INDEX, counts.adata.var_names.to_numpy(str)) if counts.raw else genes
+
+
+def _choose(session: Session, mapped: GeneMap, genes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
+    """Names of the genes asked for, and the tokens to be summed."""
+    if genes is None:
+        return [], np.unique(mapped.tokens[mapped.tokens >= 0])
+    return choose_genes(session.source.counts.adata.var, mapped, session.model.vocabulary, genes)
+
+
+def _sample(n_obs: int, sample: int | None, random_state: int) -> np.ndarray:
+    """Which cells are embedded, (n_obs,) bool."""
+    cells = np.ones(n_obs, dtype=bool)
+    if sample is not None and sample < n_obs:
+        cells[:] = False
+        cells[np.random.default_rng(random_state).choice(n_obs, sample, replace=False)] = True
+        logg.info(f"    over a random sample of {sample} of {n_obs} cells")
+    return cells
+
+
+def _room_for_cells(n_obs: int, n_genes: int, session: Session) -> dict[int, np.ndarray]:
+    shape = (n_obs, n_genes, session.model.width)
+    return {n: np.full(shape, np.nan, dtype=np.float32) for n in session.layers}
+
+
+def _run(
+    session: Session,
+    groups: Groups | None,
+    slot_of_token: np.ndarray,
+    n_slots: int,
+    agg: str,
+    cells: np.ndarray,
+    states: dict[int, np.ndarray] | None,
+    max_memory_gb: float,
+) -> tuple[GeneSums | GeneMedians, np.ndarray]:
+    """One pass over the cells; the result for every group, cells without a label as one more; and the cells used."""
+    from scgeneformer._engine.gene_median import count_tokens, gene_medians
+    from scgeneformer._engine.gene_states import GeneStates
+    from scgeneformer._engine.gene_sums import gene_sums
+
+    codes = np.zeros(len(cells), dtype=np.int64) if groups is None else groups.codes
+    n_groups = 1 if groups is None else len(groups.names)
+    codes, n_groups = np.where(codes < 0, n_groups, codes), n_groups + int((codes < 0).any())
+    beside = None if states is None else [GeneStates(states, slot_of_token) for _ in session.berts]
+    counts = None
+    if agg == "median":
+        counts = count_tokens(_only(((i, t) for i, t, _ in session.source.blocks()), cells), slot_of_token, n_slots)
+    with session.running("embed genes", int(cells.sum())) as (n_tokens, blocks, advance):
+        passed = (_only(blocks, cells), session.berts, session.layers, session.tokens_per_batch)
+        asked = (codes, n_groups, slot_of_token, n_slots)
+        found: GeneSums | GeneMedians
+        if counts is None:
+            found = gene_sums(*passed, *asked, squares=agg == "var", beside=beside, advance=advance)
+        else:
+            most = max_memory_gb * 1e9
+            found = gene_medians(*passed, *asked, n_of_slot=counts, max_bytes=most, beside=beside, advance=advance)
+    return found, cells & (n_tokens > 0)
+
+
+def _only(blocks: Iterable[tuple[int, Tokens]], cells: np.ndarray) -> Iterator[tuple[int, Tokens]]:
+    """The same blocks, cells that were not chosen without tokens."""
+    for first, tokens in blocks:
+        chosen = cells[first : first + len(tokens)]
+        if not chosen.all():
+            ids = tokens.ids[np.repeat(chosen, tokens.lengths)]
+            tokens = Tokens(ids, offsets_of(np.where(chosen, tokens.lengths, 0)))
+        yield first, tokens
+
+
+class _Spread:
+    """Gives every gene of `adata.var` the result of its token."""
+
+    def __init__(self, slot_of_var: np.ndarray, min_cells: int) -> None:
+        self.rows = np.flatnonzero(slot_of_var >= 0)
+        self.slots = slot_of_var[self.rows]
+        self.n_vars, self.min_cells = len(slot_of_var), min_cells
+
+    def counts(self, n_cells: np.ndarray) -> np.ndarray:
+        """Cells of each gene, (n_vars, n_groups) int32 from (n_groups, n_slots)."""
+        spread = np.zeros((self.n_vars, len(n_cells)), dtype=np.int32)
+        spread[self.rows] = n_cells[:, self.slots].T
+        return spread
+
+    def fill(self, out: np.ndarray, values: np.ndarray, n_cells: np.ndarray) -> np.ndarray:
+        """Put (n_slots, d) into (n_vars, d), NaN where there are too few cells."""
+        out[:] = np.nan
+        enough = n_cells[self.slots] >= self.min_cells
+        out[self.rows[enough]] = values[self.slots[enough]]
+        return out
+
+
+def _of_all_cells(
+    session: Session, key: str, found: GeneSums | GeneMedians, spread: _Spread, params: dict[str, Any]
+) -> Results:
+    """Results over all cells; the groups, those without a label included, add up to them."""
+    n_cells = found.n_cells.sum(axis=0)
+    results = Results(varm={keys.n_cells(key): spread.counts(n_cells[None])})
+    for n in session.layers:
+        name = keys.layer_key(key, n, len(session.layers))
+        out = np.empty((spread.n_vars, session.model.width), dtype=np.float32)
+        results.varm[name] = spread.fill(out, found.of(n), n_cells)
+        results.uns[name] = {"params": session.params(layer=n, **params)}
+    return results
+
+
+def _add_groups(
+    results: Results,
+    session: Session,
+    key: str,
+    groups: Groups,
+    labels: pd.DataFrame,
+    found: GeneSums | GeneMedians,
+    spread: _Spread,
+    params: dict[str, Any],
+) -> None:
+    key, n_groups = keys.group_key(key, groups.columns), len(groups.names)
+    results.varm[keys.n_cells(key)] = spread.counts(found.n_cells[:n_groups])
+    for n in session.layers:
+        name = keys.layer_key(key, n, len(session.layers))
+        values = np.empty((spread.n_vars, n_groups, session.model.width), dtype=np.float32)
+        for group in range(n_groups):
+            spread.fill(values[:, group], found.of(n, group), found.n_cells[group])
+        results.varm[name] = values
+        names = np.array(groups.names)
+        results.uns[name] = {"params": session.params(layer=n, **params), "groups": names, "labels": labels}
+
+
+def _warn_small(groups: Groups, n_cells: np.ndarray, min_cells: int) -> None:
+    small = [f"{groups.names[i]} ({n_cells[i]})" for i in np.flatnonzero(n_cells < min_cells)]
+    if small:
+        more = f" and {len(small) - 10} more" if len(small) > 10 else ""
+        logg.warning(f"groups of fewer than min_cells={min_cells} cells are NaN: {', '.join(small[:10])}{more}")

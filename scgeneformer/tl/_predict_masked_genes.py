@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scanpy import logging as logg
+
+from scgeneformer._adata.var_tokens import tokens_of_genes, tokens_of_var
+from scgeneformer._docs import shared_docs
+from scgeneformer._errors import DataError
+from scgeneformer.tl._session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from scgeneformer._engine.masked import Predictions
+    from scgeneformer.models import ModelLike
+    from scgeneformer.tl._session import Session
+
+
+@shared_docs
+def predict_masked_genes(
+    adata: AnnData,
+    model: ModelLike | None = None,
+    *,
+    genes: str | Sequence[str] | None = None,
+    top_k: int = 10,
+    counts_layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_ids: str | None = None,
+    device: str | Sequence[str] = "auto",
+    dtype: str = "auto",
+    tokens_per_batch: int | None = None,
+) -> pd.DataFrame:
+    """Ask the model which gene it expects in place of another.
+
+    Each of the genes is masked in every cell in which it occurs, one at a time, and the model predicts the gene under
+    the mask from all others and from its rank. It needs the head the model was pretrained with. Nothing is written.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes, with raw or log1p-normalised counts.
+    {model}
+    genes
+        The genes to mask. Each costs one pass over the cells in which it occurs.
+    top_k
+        Number of predicted genes.
+    {counts}
+    {device}
+
+    Returns
+    -------
+    One row per cell, masked gene and prediction, by cell and rank of the masked gene: `cell` as in
+    ``adata.obs_names``, `gene`, its `position` (0 for the gene of highest rank), `true_rank` (1 if it is the most
+    probable gene) and `true_probability` of it, and `rank`, `predicted` and `probability` of the prediction. Genes are
+    named as in ``adata.var_names``, those that are not there by symbol or Ensembl ID. Probabilities are those among
+    all tokens; special tokens are not predicted.
+
+    Raises
+    ------
+    DataError
+        If there are no counts, no gene is named or none of them is known, or `top_k` cannot be used.
+    ModelError
+        If the model cannot be used, or has no head for masked genes.
+
+    See Also
+    --------
+    score_masked_genes : how well the model foretells all genes of a cell.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:20].copy()
+    >>> found = gf.tl.predict_masked_genes(adata, "mini", genes=["CD3D", "LYZ"], top_k=3)
+    >>> found.columns.tolist()
+    ['cell', 'gene', 'position', 'true_rank', 'true_probability', 'rank', 'predicted', 'probability']
+    """
+    from scgeneformer._engine.masked import MaskedCells, predict_masked
+    from scgeneformer._engine.masks import masks_of_genes
+    from scgeneformer.models._head import load_head
+
+    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
+        raise DataError(f"top_k={top_k!r} must be a whole number of at least 1.")
+    if genes is None:
+        raise DataError("Name the genes to mask: genes=['CD3D', ...].")
+    session = open_session(
+        adata,
+        model,
+        -1,
+        counts_layer=counts_layer,
+        use_raw=use_raw,
+        gene_ids=gene_ids,
+        device=device,
+        dtype=dtype,
+        tokens_per_batch=tokens_per_batch,
+    )
+    vocabulary, head = session.model.vocabulary, load_head(session.model)
+    tokens = tokens_of_genes(session.source, genes)
+    start = logg.info(f"predicting {len(tokens)} masked genes with {session.model.name}")
+    with session.running("predict", len(tokens)) as (_, blocks, advance):
+        cells = MaskedCells(blocks, adata.n_obs, partial(masks_of_genes, genes=tokens), vocabulary.special["<mask>"])
+        found = predict_masked(
+            cells, session.berts, head, vocabulary.tokens, int(top_k), session.tokens_per_batch, advance
+        )
+    logg.info("    finished", time=start)
+    return _frame(found, session)
+
+
+def _frame(found: Predictions, session: Session) -> pd.DataFrame:
+    """One row per mask and prediction."""
+    n, k = found.top_token.shape
+    names = _names(session)
+    each = pd.DataFrame(
+        {
+            "cell": session.source.counts.adata.obs_names.to_numpy()[found.masked.cell],
+            "gene": names[found.masked.token],
+            "position": found.masked.position - session.model.vocabulary.n_lead,
+            "true_rank": found.rank,
+            "true_probability": found.probability,
+        }
+    )
+    return (
+        each.loc[each.index.repeat(k)]
+        .assign(
+            rank=np.tile(np.arange(1, k + 1), n),
+            predicted=names[found.top_token.ravel()],
+            probability=found.top_probability.ravel(),
+        )
+        .reset_index(drop=True)
+    )
+
+
+def _names(session: Session) -> np.ndarray:
+    """Name of each token: in `var_names`, else its symbol, else its Ensembl ID; (n_tokens,) str objects."""
+    vocabulary = session.model.vocabulary
+    names = np.full(vocabulary.n_tokens, "", dtype=object)
+    names[vocabulary.tokens] = np.where(vocabulary.symbols != "", vocabulary.symbols, vocabulary.ensembl_ids)
+    of_var = tokens_of_var(session.source)[::-1]  # of genes that share a token the first gives the name
+    names[of_var[of_var >= 0]] = session.source.counts.adata.var_names.to_numpy()[::-1][of_var >= 0]
+    return names

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scanpy import logging as logg
+
+from scgeneformer._adata import keys
+from scgeneformer._adata.context_frame import to_uns
+from scgeneformer._adata.replicates import find_design
+from scgeneformer._adata.writer import Results, target_of, write
+from scgeneformer._docs import shared_docs
+from scgeneformer._errors import DataError
+from scgeneformer.tl._session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from anndata import AnnData
+
+    from scgeneformer._adata.replicates import Design
+    from scgeneformer._engine.context_test import Comparison
+    from scgeneformer._engine.gene_sums import GeneSums
+    from scgeneformer._engine.tokens import Tokens
+    from scgeneformer.models import ModelLike
+    from scgeneformer.tl._session import Session
+
+FEW = 19  # labelings below which the smallest p that a labeling alone allows is above 0.05
+
+
+@shared_docs
+def rank_genes_context(
+    adata: AnnData,
+    groupby: str | Sequence[str],
+    *,
+    model: ModelLike | None = None,
+    reference: str = "rest",
+    groups: str | Sequence[str] = "all",
+    replicate: str | None = None,
+    n_replicates: int = 5,
+    n_permutations: int = 500,
+    layer: int | Sequence[int] = -2,
+    min_cells: int = 3,
+    seed: int = 0,
+    counts_layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_ids: str | None = None,
+    device: str | Sequence[str] = "auto",
+    dtype: str = "auto",
+    tokens_per_batch: int | None = None,
+    key_added: str = keys.GENE_CONTEXT,
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Rank genes by how much their contextual embedding differs between groups of cells.
+
+    The counterpart of :func:`scanpy.tl.rank_genes_groups` for what the model reads into a gene, whatever its own
+    expression: the hidden state at the gene's position, in the cells that contain the gene. One forward pass sums it
+    over the cells of every group × replicate; effects and their null follow from these sums.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes, with raw or log1p-normalised counts.
+    groupby
+        One or several columns of ``adata.obs`` that define the groups.
+    {model}
+    reference
+        "rest" compares each group with all other cells that have a label, else the name of a group.
+    groups
+        Names of the groups to compare, or "all".
+    replicate
+        Column of ``adata.obs`` with the independent samples, such as donors. None splits the cells of each group at
+        random: cells are then the unit of the test, and p-values do not speak of other donors.
+    n_replicates
+        Number of random splits; without effect where `replicate` is given.
+    n_permutations
+        Labelings of the null if there are more than that, else all of them.
+    layer
+        Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
+        A list is computed in one pass.
+    min_cells
+        Cells of a replicate that must contain a gene for the replicate to count for this gene.
+    seed
+        Of random splits and labelings.
+    {counts}
+    {device}
+    key_added
+        Key in `uns`.
+    {copy}
+
+    Returns
+    -------
+    None, or the copy if ``copy=True``. Sets ``adata.uns['rank_genes_context' | key_added]``, a dict that
+    `gf.get.rank_genes_context_df` reads as a frame. With several layers one key per layer, ``<key>_L<n>``, n counted
+    from 0. Arrays are (n_genes, n_groups), over the genes the model knows, each column sorted by p-value, then effect:
+
+    `'names'` : str
+        Genes.
+    `'effect'` : float64
+        Cosine distance between group and reference less that between replicates of the same side; 0 on average
+        without a difference, so that it can be negative.
+    `'scores'` : float64
+        Effect over its noise.
+    `'pvals'`, `'pvals_adj'` : float64
+        Permutation p-value and its Benjamini-Hochberg adjustment over the genes of the group.
+    `'n_cells'`, `'n_cells_reference'`, `'n_replicates'` : int64
+        Cells of group and reference with the gene, and replicates of the group that count for it.
+    `'groups'` : str (n_groups,)
+        Names of the groups.
+    `'params'` : dict
+        Model, layer, groups, replicates and all else the numbers depend on.
+
+    Genes with less than two replicates on a side have NaN and come last. Genes that share a token share its result.
+
+    Raises
+    ------
+    DataError
+        If a column, group or reference does not exist, group and reference are the same, no group has two replicates,
+        or counts and genes cannot be used. Nothing is written then.
+    ModelError
+        If the model cannot be used.
+
+    Notes
+    -----
+    Of one gene, let :math:`x_r` be its mean embedding in replicate r, scaled to unit length, and
+    :math:`c_{rs} = 1 - x_r \cdot x_s`. With n replicates A of the group and m replicates B of the reference,
+
+    .. math::
+        effect = \overline{c_{AB}} - (w_A + w_B) / 2, \quad score = 2 \, effect / (w_A / n + w_B / m)
+
+    where :math:`w` is the mean of :math:`c` over pairs within a side. The null are the scores after the replicates
+    traded places between the sides, pooled over all genes with the same n and m;
+    :math:`p = (1 + \#\{null \ge score\}) / (1 + \#null)`. Pooling is what makes three donors against three usable,
+    at a price: genes of one cell move together, and where they do, the p-values of all genes are low or high together.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = adata[adata.obs["cell_type"].isin(["CD19+ B", "CD56+ NK"])].copy()
+    >>> gf.tl.rank_genes_context(adata, "cell_type", model="mini", reference="CD56+ NK")
+    >>> adata.uns["rank_genes_context"]["groups"]
+    array(['CD19+ B'], dtype=object)
+    """
+    target = target_of(adata, copy)
+    for name, value in (("n_permutations", n_permutations), ("min_cells", min_cells)):
+        if value < 1:
+            raise DataError(f"{name}={value} must be at least 1.")
+    design = find_design(adata, groupby, groups, reference, replicate, n_replicates, seed)
+    session = open_session(
+        adata,
+        model,
+        layer,
+        counts_layer=counts_layer,
+        use_raw=use_raw,
+        gene_ids=gene_ids,
+        device=device,
+        dtype=dtype,
+        tokens_per_batch=tokens_per_batch,
+    )
+    known = np.flatnonzero(session.source.genes.tokens >= 0)
+    tokens, slots = np.unique(session.source.genes.tokens[known], return_inverse=True)
+    start = logg.info(f"comparing the context of {len(tokens)} genes between {len(design.groups)} groups")
+    sums = _sums(session, design, tokens)
+    names = session.source.counts.var.index.to_numpy(str)[known]
+    results = Results()
+    for n in session.layers:
+        comparisons = _compare(sums, design, n, min_cells=min_cells, n_permutations=n_permutations, seed=seed)
+        optional = {} if replicate is None else {"replicate": replicate}
+        params = session.params(
+            layer=n,
+            groupby=np.array(design.columns, dtype=object),
+            reference=design.reference,
+            n_replicates=design.n_replicates,
+            n_permutations=n_permutations,
+            min_cells=min_cells,
+            seed=seed,
+            **optional,
+        )
+        found = to_uns(comparisons, design.groups, names, slots)
+        results.uns[keys.layer_key(key_added, n, len(session.layers))] = {"params": params, **found}
+    write(target, results)
+    logg.info("    finished", time=start, deep=f"added {results}")
+    return target if copy else None
+
+
+def _sums(session: Session, design: Design, tokens: np.ndarray) -> GeneSums:
+    """Sums of the embeddings of the genes with these tokens over the cells of every unit, in one pass."""
+    from scgeneformer._engine.gene_sums import gene_sums
+
+    slot_of_token = np.full(session.model.vocabulary.n_tokens, -1, dtype=np.int64)
+    slot_of_token[tokens] = np.arange(len(tokens))
+    with session.running("compare") as (_, blocks, advance):
+        return gene_sums(
+            _needed(blocks, design.unit_of_cell >= 0),
+            session.berts,
+            session.layers,
+            session.tokens_per_batch,
+            design.unit_of_cell,
+            design.n_units,
+            slot_of_token,
+            len(tokens),
+            advance=advance,
+        )
+
+
+def _needed(blocks: Iterable[tuple[int, Tokens]], needed: np.ndarray) -> Iterator[tuple[int, Tokens]]:
+    """Blocks in which cells that are not needed have no tokens, so that they are not run."""
+    from scgeneformer._engine.tokens import Tokens, offsets_of
+
+    for first, tokens in blocks:
+        kept = needed[first : first + len(tokens)]
+        lengths = tokens.lengths
+        yield first, Tokens(tokens.ids[np.repeat(kept, lengths)], offsets_of(lengths * kept))
+
+
+def _compare(sums: GeneSums, design: Design, layer: int, **how: int) -> list[Comparison]:
+    """Compare each group with its reference; say how well."""
+    from scgeneformer._engine.context_test import compare
+
+    found = []
+    pairs = zip(design.groups, design.sides(sums.sums[layer]), design.sides(sums.n_cells), strict=True)
+    for name, (own, other), (n_own, n_other) in pairs:
+        comparison = compare((own, n_own), (other, n_other), **how)
+        found.append(comparison)
+        tested, few = int((~np.isnan(comparison.score)).sum()), comparison.n_labelings < FEW
+        if not tested:
+            logg.warning(f"{name!r}: no gene is in {how['min_cells']} cells of two replicates on both sides (all NaN)")
+            continue
+        logg.info(f"    {name!r}: {tested} genes tested, {int((comparison.pvals_adj < 0.05).sum())} with FDR < 0.05")
+        if few:
+            logg.warning(
+                f"{name!r}: the replicates can trade places in only {comparison.n_labelings} other ways. The p-values "
+                "hold as far as genes move independently of each other; take them as a ranking."
+            )
+    return found
