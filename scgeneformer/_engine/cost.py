@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import BertModel
 
-CPU_TOKENS_PER_BATCH = 8192  # more does not make a CPU faster
+CPU_TOKENS_PER_BATCH = 4096  # activations of this size stay out of the way of fresh memory, whose first touch is slow
 CUDA_TOKENS_PER_BATCH = 65_536
 LONG_SECONDS = 600  # from here on the faster choices are named, as a warning
 EFFICIENCY = 0.6  # of the matrix-multiply rate, as benchmarks/embed.py finds it on CPUs, with some reserve
