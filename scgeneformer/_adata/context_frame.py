@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scgeneformer._engine.context_test import Comparison
+    from scgeneformer._engine.context import Comparison
 
 COLUMNS = {  # key in uns: column of the frame
     "names": "names",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgeneformer._adata.replicates import Design
-    from scgeneformer._engine.context_test import Comparison
+    from scgeneformer._engine.context import Comparison
     from scgeneformer._engine.gene_sums import GeneSums
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer.models import ModelLike
@@ -216,7 +216,7 @@ def _needed(blocks: Iterable[tuple[int, Tokens]], needed: np.ndarray) -> Iterato
 
 def _compare(sums: GeneSums, design: Design, layer: int, **how: int) -> list[Comparison]:
     """Compare each group with its reference; say how well."""
-    from scgeneformer._engine.context_test import compare
+    from scgeneformer._engine.context import compare
 
     found = []
     pairs = zip(design.groups, design.sides(sums.sums[layer]), design.sides(sums.n_cells), strict=True)

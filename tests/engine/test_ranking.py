@@ -133,3 +133,14 @@ def test_scaling_a_cell_does_not_change_its_tokens(vocabulary):
     one, _ = rank_value_encode(counts, vocabulary.tokens, vocabulary)
     other, _ = rank_value_encode(sp.csr_matrix(scaled), vocabulary.tokens, vocabulary)
     assert_same(one, other)
+
+
+def test_two_threads_at_once_give_the_tokens_of_one(vocabulary):
+    from concurrent.futures import ThreadPoolExecutor
+
+    counts = make_counts(500, seed=3)
+    expected, _ = rank_value_encode(counts, vocabulary.tokens, vocabulary)
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(rank_value_encode, counts, vocabulary.tokens, vocabulary) for _ in range(12)]
+    for run in runs:
+        assert_same(run.result()[0], expected)

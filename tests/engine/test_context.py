@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from scgeneformer._engine.context_test import compare, labelings, n_labelings, pooled_pvalues
+from scgeneformer._engine.context import compare, labelings, n_labelings, pooled_pvalues
 
 D = 8
 
@@ -123,7 +123,7 @@ def test_nothing_is_testable():
 def test_blocks_of_genes_change_nothing(monkeypatch):
     sides = simulate(np.random.default_rng(0), 3, 4, 50)
     whole = compare(*sides)
-    monkeypatch.setattr("scgeneformer._engine.context_test.BLOCK", 1)
+    monkeypatch.setattr("scgeneformer._engine.context.BLOCK", 1)
     for name in ("effect", "score", "pvals", "pvals_adj"):
         np.testing.assert_allclose(getattr(compare(*sides), name), getattr(whole, name), rtol=1e-9)
 
