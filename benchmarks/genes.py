@@ -1,6 +1,6 @@
 """What `embed_genes` costs beside `embed_cells` on the same cells, and how much memory its sums take.
 
-    python benchmarks/genes.py [--shape V1-10M mini] [--cells 64] [--groups 10]
+    python benchmarks/genes.py [--shape V1-10M mini] [--cells 256] [--groups 10]
 
 Time: the same cells, random weights of the shape, hidden layer -2. Rounds alternate between the two (cells: mean
 pooling; genes: sums of every gene in every group, then means over all cells and in each group); the ratio is the median
@@ -97,7 +97,7 @@ def peak() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, nargs="*", default=["V1-10M", "mini"])
-    parser.add_argument("--cells", type=int, default=64)
+    parser.add_argument("--cells", type=int, default=256)
     parser.add_argument("--groups", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
