@@ -6,6 +6,7 @@ the states at the masked positions, and only those, into logits over the vocabul
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -115,7 +116,7 @@ class MaskedCells:
         return places, Masked(np.repeat(batch.cells % self.n_cells, counts), places - starts, np.concatenate(parts))
 
 
-class _Reader:
+class _Reader(ABC):
     """Consumer that hands the logits at the masks, a few at a time, to :meth:`take`."""
 
     def __init__(self, bert: BertModel, head: MaskedHead, cells: MaskedCells) -> None:
@@ -131,9 +132,9 @@ class _Reader:
             logits = self.logits(batch.states[self.layer][to_device(places[some], self.device)])
             self.take(logits, Masked(*(part[some] for part in masked)))
 
+    @abstractmethod
     def take(self, logits: torch.Tensor, masked: Masked) -> None:
         """Keep what is needed of the logits, (m, n_tokens) float32."""
-        raise NotImplementedError
 
 
 class LikelihoodReader(_Reader):

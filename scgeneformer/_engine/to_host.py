@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,19 @@ if TYPE_CHECKING:
     from scgeneformer._engine.forward import Batch
 
 
-class ToHost:
+class ToHost(ABC):
     """Consumer that takes some rows of every batch to the host; a subclass says which, and where they go."""
 
     def __init__(self) -> None:
         self._waiting: deque[_OnItsWay] = deque()
 
+    @abstractmethod
     def select(self, batch: Batch) -> tuple[Any, dict[int, torch.Tensor]]:
         """Where the rows of this batch go, and the rows, (n, d) by layer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def store(self, place: Any, rows: dict[int, np.ndarray]) -> None:
         """Put the rows in their place."""
-        raise NotImplementedError
 
     def add(self, batch: Batch) -> None:
         """Select rows and start their copy; wait for that of the batch before."""
