@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CPU_TOKENS_PER_BATCH = 4096  # activations of this size stay out of the way of fresh memory, whose first touch is slow
 CUDA_TOKENS_PER_BATCH = 65_536
 LONG_SECONDS = 600  # from here on the faster choices are named, as a warning
-EFFICIENCY = 0.6  # of the matrix-multiply rate, as benchmarks/embed.py finds it on CPUs, with some reserve
+EFFICIENCY, EFFICIENCY_HALF = 0.6, 0.3  # of the matrix-multiply rate, as benchmarks find it on CPUs, with some reserve
 
 
 def flops_per_cell(bert: BertModel, depth: int, n_tokens: np.ndarray) -> np.ndarray:
@@ -77,7 +77,8 @@ def announce(bert: BertModel, depth: int, sample_lengths: np.ndarray, n_cells: i
     """
     rate = matmul_rate(str(bert.device), bert.dtype, bert.config.hidden_size)
     per_cell = float(flops_per_cell(bert, depth, sample_lengths).mean()) if len(sample_lengths) else 0.0
-    seconds = n_cells * per_cell / (EFFICIENCY * rate)
+    efficiency = EFFICIENCY if bert.dtype == torch.float32 else EFFICIENCY_HALF
+    seconds = n_cells * per_cell / (efficiency * rate)
     line = f"{n_cells:,} cells with {name} on {bert.device} in {str(bert.dtype)[6:]} take about {readable(seconds)}"
     if seconds < LONG_SECONDS or bert.device.type != "cpu":
         logg.info(f"    {line}")
