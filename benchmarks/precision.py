@@ -9,6 +9,7 @@ input size. The largest difference is stated beside the largest float32 value.
 from __future__ import annotations
 
 import argparse
+import copy
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def mini(n_cells: int):
     model = gf.models.load("mini", device="cpu", dtype="float32")
     adata = gf.datasets.pbmc68k()[:n_cells].copy()
     cells = concatenate([tokens for _, tokens, _ in open_tokens(adata, model.vocabulary).blocks()])
-    return model.bert, model.vocabulary, cells
+    return copy.deepcopy(model.bert), model.vocabulary, cells  # the model itself is shared, and this one is converted
 
 
 def main() -> None:

@@ -58,7 +58,8 @@ def _per_cell(query, key, value, packed, scaling, dropout):
 def _matrix_products(query, key, value, packed, scaling, dropout):
     """Plain matrix products, a few queries at a time so that the weights stay in the processor's cache.
 
-    On a CPU in half precision three times as fast as the fused kernel, and twice as fast as all queries at once.
+    On a CPU in half precision, for cells of 1,000 to 2,000 tokens, over twice as fast as the fused kernel or as all
+    queries at once.
     """
     total, n_heads, d_head = query.shape[2], query.shape[1], query.shape[3]
     out = query.new_empty(1, total, n_heads, d_head)
