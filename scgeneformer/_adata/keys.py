@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 EMBEDDING = "X_geneformer"  # obsm, uns
 GENES = "geneformer"  # varm, uns
 TOKENS = "geneformer_tokens"  # obsm, uns
@@ -48,3 +50,42 @@ def genes_key(key: str) -> str:
 def params_key(key: str) -> str:
     """Key of the parameters of a result in `uns` that is no dict itself."""
     return f"{key}_params"
+
+
+def perturbation_key(key: str, *, hold: bool = False, anchor: bool = False) -> str:
+    """Key of the shifts under one mode of perturbation, with positions held and with an anchor gene."""
+    return f"{key}{'_hold' if hold else ''}{'_anchor' if anchor else ''}"
+
+
+def rank_key(key: str) -> str:
+    """Key of the ranks of the perturbed genes."""
+    return f"{key}_rank"
+
+
+def state_key(key: str, slug: str) -> str:
+    """Key of the shifts towards a state; the slug stands for its name."""
+    return f"{key}_to_{slug}"
+
+
+def effects_key(key: str) -> str:
+    """Key of the shifts of other genes under a perturbation."""
+    return f"{key}_effects"
+
+
+def spread_key(key: str) -> str:
+    """Key of the standard deviation of a result over cells."""
+    return f"{key}_sd"
+
+
+def vectors_key(key: str) -> str:
+    """Key of the differences between embeddings of perturbed and unperturbed cells."""
+    return f"{key}_vectors"
+
+
+RANK_PERTURBATIONS = "rank_perturbations"  # uns
+PERTURBATION = "geneformer_delete"  # layers, obsm, varm, uns: those of the default mode
+
+
+def without_anchor(key: str) -> str:
+    """Key of the perturbations of single genes beside those with an anchor."""
+    return re.sub(r"_anchor(_L\d+)?$", r"\1", key)

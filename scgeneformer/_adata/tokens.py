@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,33 @@ class CellTokens:
             if columns is not None:
                 block = (block.astype(np.float64) @ columns).tocsr()
             return start, *rank_value_encode(block, gene_tokens, self.vocabulary)
+
+        yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+
+    def whole_blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+        """Yield (first row, genes, their values) of consecutive cells, neither cut nor with special tokens.
+
+        The values, (total,) float64, are those the genes are ranked by: counts per 10,000 over the gene's median. The
+        10,000 refer to all counts of the cell, genes that the model does not know included.
+        """
+        columns, gene_tokens = _merge_columns(self.genes.tokens)
+        special = {name: token for name, token in self.vocabulary.special.items() if name not in ("<cls>", "<eos>")}
+        uncut = replace(self.vocabulary, special=special, input_size=len(gene_tokens) + 1)
+        per_count = np.zeros(self.vocabulary.n_tokens)
+
+        def encode(start: int) -> tuple[int, Tokens, np.ndarray]:
+            block = self.counts.rows(start, min(start + ROWS_PER_BLOCK, self.counts.n_obs)).astype(np.float64)
+            totals = np.asarray(block.sum(axis=1)).ravel()
+            block = block if columns is None else (block @ columns).tocsr()
+            tokens, _ = rank_value_encode(block, gene_tokens, uncut)
+            values = np.empty(len(tokens.ids))
+            for i in range(len(tokens)):
+                row, some = slice(*block.indptr[i : i + 2]), slice(*tokens.offsets[i : i + 2])
+                at = gene_tokens[block.indices[row]]
+                per_count[at[at >= 0]] = block.data[row][at >= 0]
+                values[some] = per_count[tokens.ids[some]] / totals[i]
+            values *= self.vocabulary.target_sum / self.vocabulary.median_of_token[tokens.ids]
+            return start, tokens, values
 
         yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
 

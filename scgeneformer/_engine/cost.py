@@ -59,7 +59,14 @@ def matmul_rate(device: str, dtype: torch.dtype, width: int) -> float:
     return 2 * a.shape[0] * width * width / min(times)
 
 
-def announce(bert: BertModel, depth: int, sample_lengths: np.ndarray, n_cells: int, name: str) -> float:
+def announce(
+    bert: BertModel,
+    depth: int,
+    sample_lengths: np.ndarray,
+    n_cells: int,
+    name: str,
+    passes: np.ndarray | int = 1,
+) -> float:
     """Say how long the embedding will take; returns the estimate in seconds.
 
     Parameters
@@ -74,9 +81,12 @@ def announce(bert: BertModel, depth: int, sample_lengths: np.ndarray, n_cells: i
         Cells in all.
     name
         Of the model.
+    passes
+        How often each cell of the sample is run.
     """
     rate = matmul_rate(str(bert.device), bert.dtype, bert.config.hidden_size)
-    per_cell = float(flops_per_cell(bert, depth, sample_lengths).mean()) if len(sample_lengths) else 0.0
+    costs = flops_per_cell(bert, depth, sample_lengths) * passes
+    per_cell = float(costs.mean()) if len(costs) else 0.0
     efficiency = EFFICIENCY if bert.dtype == torch.float32 else EFFICIENCY_HALF
     seconds = n_cells * per_cell / (efficiency * rate)
     line = f"{n_cells:,} cells with {name} on {bert.device} in {str(bert.dtype)[6:]} take about {readable(seconds)}"

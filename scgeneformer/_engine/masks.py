@@ -26,10 +26,10 @@ def random_subsets(tokens: Tokens, n_subsets: int, seed: int, vocabulary: Vocabu
     cell = np.repeat(np.arange(len(tokens)), tokens.lengths)
     position = np.arange(len(tokens.ids)) - tokens.offsets[cell]
     with np.errstate(over="ignore"):
-        each = _mix(tokens.ids.astype(np.uint64) * np.uint64(2**32) + position.astype(np.uint64))
+        each = mix(tokens.ids.astype(np.uint64) * np.uint64(2**32) + position.astype(np.uint64))
         of_cell = np.zeros(len(tokens), dtype=np.uint64)
         np.add.at(of_cell, cell, each)
-        key = _mix(each ^ _mix(of_cell + np.uint64(seed))[cell])
+        key = mix(each ^ mix(of_cell + np.uint64(seed))[cell])
     order = np.lexsort((key, cell))  # within a cell by key
     gene = np.isin(tokens.ids, vocabulary.tokens)
     rank = np.cumsum(gene[order])
@@ -53,7 +53,7 @@ def masks_of_genes(tokens: Tokens, genes: np.ndarray) -> Iterator[np.ndarray]:
     yield from (tokens.ids == gene for gene in genes)
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix(x: np.ndarray) -> np.ndarray:
     """Hash 64-bit numbers (the finaliser of splitmix64, Steele et al. 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -41,7 +41,7 @@ class Packed:
         return self.ids.shape[1]
 
 
-def pack(tokens: Tokens, device: torch.device | str = "cpu", positions: np.ndarray | None = None) -> Packed:
+def pack(tokens: Tokens, device: torch.device | str = "cpu") -> Packed:
     """Pack the sequences of `tokens` (none of them empty) into one batch on `device`.
 
     Parameters
@@ -50,10 +50,8 @@ def pack(tokens: Tokens, device: torch.device | str = "cpu", positions: np.ndarr
         The sequences.
     device
         Where the batch goes; copies to CUDA are asynchronous, from pinned memory.
-    positions
-        Position of each token, (total,); by default 0, 1, ... in each cell.
     """
-    lengths = tokens.lengths
+    lengths, positions = tokens.lengths, tokens.positions
     if positions is None:
         positions = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths)
     return Packed(

@@ -21,11 +21,11 @@ class ToHost(ABC):
         self._waiting: deque[_OnItsWay] = deque()
 
     @abstractmethod
-    def select(self, batch: Batch) -> tuple[Any, dict[int, torch.Tensor]]:
-        """Where the rows of this batch go, and the rows, (n, d) by layer."""
+    def select(self, batch: Batch) -> tuple[Any, dict[Any, torch.Tensor]]:
+        """Where the rows of this batch go, and the rows, (n, ...) by layer or name."""
 
     @abstractmethod
-    def store(self, place: Any, rows: dict[int, np.ndarray]) -> None:
+    def store(self, place: Any, rows: dict[Any, np.ndarray]) -> None:
         """Put the rows in their place."""
 
     def add(self, batch: Batch) -> None:
@@ -47,7 +47,7 @@ class ToHost(ABC):
 class _OnItsWay:
     """Rows that are being copied to the host, on CUDA while the device goes on working."""
 
-    def __init__(self, place: Any, rows: dict[int, torch.Tensor]) -> None:
+    def __init__(self, place: Any, rows: dict[Any, torch.Tensor]) -> None:
         self.place, self.hosts, self.event = place, rows, None
         if next(iter(rows.values())).is_cuda:
             self.hosts = {n: torch.empty_like(t, device="cpu", pin_memory=True) for n, t in rows.items()}
@@ -56,7 +56,7 @@ class _OnItsWay:
             self.event = torch.cuda.Event()
             self.event.record()
 
-    def rows(self) -> dict[int, np.ndarray]:
+    def rows(self) -> dict[Any, np.ndarray]:
         """The rows, once they are there."""
         if self.event is not None:
             self.event.synchronize()

@@ -21,10 +21,13 @@ class Tokens:
         Tokens of all cells, (total,) int32.
     offsets
         Where each cell starts, and the end, (n_cells + 1,) int64.
+    positions
+        Position the model is told for each token, (total,) int64; None: 0, 1, ... in each cell.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
+    positions: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -40,14 +43,26 @@ class Tokens:
     def slice(self, start: int, stop: int) -> Tokens:
         """Return the cells `start` to `stop` as a view."""
         offsets = self.offsets[start : stop + 1]
-        return Tokens(self.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
+        some = slice(offsets[0], offsets[-1])
+        positions = None if self.positions is None else self.positions[some]
+        return Tokens(self.ids[some], offsets - offsets[0], positions)
 
     def take(self, cells: np.ndarray) -> Tokens:
         """Return the given cells in the given order, as a copy."""
         lengths = self.lengths[cells]
         offsets = offsets_of(lengths)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Tokens(self.ids[np.repeat(self.offsets[:-1][cells], lengths) + within], offsets)
+        places = np.repeat(self.offsets[:-1][cells], lengths) + within
+        return Tokens(self.ids[places], offsets, None if self.positions is None else self.positions[places])
+
+    def only(self, kept: np.ndarray) -> Tokens:
+        """Return the same cells, those that are not `kept`, (n_cells,) bool, without tokens."""
+        if kept.all():
+            return self
+        filled = np.flatnonzero(kept)
+        some, lengths = self.take(filled), np.zeros(len(self), dtype=np.int64)
+        lengths[filled] = some.lengths
+        return Tokens(some.ids, offsets_of(lengths), some.positions)
 
     def to_padded(self, width: int, pad: int = 0, dtype: type = np.uint16) -> np.ndarray:
         """Return a (n_cells, width) matrix, filled with `pad` behind each cell."""

@@ -4,8 +4,10 @@ from scgeneformer.tl._attention import attention
 from scgeneformer.tl._embed_cells import embed_cells
 from scgeneformer.tl._embed_genes import embed_genes
 from scgeneformer.tl._gene_neighbors import gene_neighbors
+from scgeneformer.tl._perturb import perturb
 from scgeneformer.tl._predict_masked_genes import predict_masked_genes
 from scgeneformer.tl._rank_genes_context import rank_genes_context
+from scgeneformer.tl._rank_perturbations import rank_perturbations
 from scgeneformer.tl._score_masked_genes import score_masked_genes
 from scgeneformer.tl._tokenize import tokenize
 
@@ -14,8 +16,10 @@ __all__ = [
     "embed_cells",
     "embed_genes",
     "gene_neighbors",
+    "perturb",
     "predict_masked_genes",
     "rank_genes_context",
+    "rank_perturbations",
     "score_masked_genes",
     "tokenize",
 ]
