@@ -103,6 +103,8 @@ def find_null(read: Perturbed, null: str | Sequence[str]) -> tuple[np.ndarray, n
         named = read.mask([null] if isinstance(null, str) else [str(name) for name in null])
         if not named.any():
             raise DataError("null=[] names no perturbation. Name some, or take null='rank' or 'random'.")
+        if not (read.asked & ~named).any():
+            raise DataError("All perturbations are in the null: none is left to be tested. Name fewer by null=[...].")
         return read.asked & ~named, named, "given"
     if null == "rank" and not read.of_genes:
         raise DataError(

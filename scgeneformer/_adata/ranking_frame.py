@@ -1,0 +1,120 @@
+"""The result of `gf.tl.rank_perturbations` in `uns`, as arrays and as a frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer._errors import DataError, MissingKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+COLUMNS = {  # key in uns: column of the frame, in this order; each test has some of them
+    "names": "names",
+    "effect": "effect",
+    "scores": "score",
+    "pvals": "pvals",
+    "pvals_adj": "pvals_adj",
+    "shift": "shift",
+    "null_shift": "null_shift",
+    "placement": "placement",
+    "sd": "sd",
+    "impact": "impact",
+    "impact_share": "impact_share",
+    "individual": "individual",
+    "anchor": "anchor",
+    "sum": "sum",
+    "interaction": "interaction",
+    "rank": "rank",
+    "n_cells": "n_cells",
+    "n_cells_null": "n_cells_null",
+    "n_null": "n_null",
+    "n_replicates": "n_replicates",
+}
+BY_STATE = {"state_effects": "shift_to", "state_pvals": "pvals_to", "state_pvals_adj": "pvals_adj_to"}
+BASE = {"groups", "names", "effect", "rank_correlation", "params"}
+
+
+def to_uns(
+    found: list[dict[str, np.ndarray]],
+    orders: list[np.ndarray],
+    groups: list[str],
+    names: np.ndarray,
+    slots: np.ndarray,
+    correlations: list[float],
+) -> dict[str, Any]:
+    """Arrays (n_names, n_groups), and (n_names, n_groups, n_states) for what is per state.
+
+    Parameters
+    ----------
+    found
+        Arrays over the perturbations, one dict per group.
+    orders
+        Order of the perturbations in each group.
+    groups
+        Names of the groups.
+    names
+        Names to be listed, (n_names,).
+    slots
+        Perturbation of each.
+    correlations
+        Of the effect with the rank, one per group.
+    """
+    stored: dict[str, list[np.ndarray]] = {"names": []}
+    for one, order in zip(found, orders, strict=True):
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        rows = np.argsort(place[slots], kind="stable")
+        stored["names"].append(names[rows].astype(object))
+        for key, values in one.items():
+            stored.setdefault(key, []).append(values[slots[rows]])
+    together = {key: np.stack(each, axis=1) for key, each in stored.items()}
+    return {"groups": np.array(groups, dtype=object), "rank_correlation": np.array(correlations), **together}
+
+
+def read_ranking(adata: AnnData, key: str) -> dict[str, Any]:
+    """The stored result.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is none.
+    """
+    stored = adata.uns.get(key)
+    if not isinstance(stored, dict) or not set(stored) >= BASE:
+        raise MissingKeyError(
+            f"adata.uns[{key!r}] does not hold a ranking of perturbations. Run gf.tl.rank_perturbations first."
+        )
+    return stored
+
+
+def ranking_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -> pd.DataFrame:
+    """Read the arrays of one, some or all groups as one long frame.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such result.
+    DataError
+        If there is no such group.
+    """
+    stored = read_ranking(adata, key)
+    groups = [str(name) for name in stored["groups"]]
+    asked = groups if group is None else [str(name) for name in ([group] if isinstance(group, str) else group)]
+    if missing := [name for name in asked if name not in groups]:
+        listed = ", ".join(map(repr, groups))
+        raise DataError(f"group={missing} do not exist in adata.uns[{key!r}]; the groups are: {listed}.")
+    states = [str(name) for name in stored.get("states", [])]
+    parts = []
+    for name in asked:
+        i = groups.index(name)
+        columns = {column: np.asarray(stored[of])[:, i] for of, column in COLUMNS.items() if of in stored}
+        for j, state in enumerate(states):
+            columns |= {f"{prefix}_{state}": np.asarray(stored[of])[:, i, j] for of, prefix in BY_STATE.items()}
+        parts.append(pd.DataFrame({"group": name, **columns}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["group", "names", "effect"])
