@@ -58,8 +58,8 @@ def _token(mode: str, to: Any, vocabulary: Vocabulary) -> To:
     token = special.get(to, vocabulary.token_of_name.get(to.upper())) if isinstance(to, str) else to
     if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary.n_tokens:
         raise DataError(
-            f"mode={mode!r}: the model has no token {to!r}. Name by to= a special token ({', '.join(special)}), a gene, "
-            f"or the number of a token, 0 to {vocabulary.n_tokens - 1}."
+            f"mode={mode!r}: the model has no token {to!r}. Name by to= a special token ({', '.join(special)}), a "
+            f"gene, or the number of a token, 0 to {vocabulary.n_tokens - 1}."
         )
     return lambda gene: (token,)
 

@@ -119,7 +119,7 @@ class Job(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some perturbations of one cell: its genes in rank order, their values, the columns, and how many it has in all."""
+    """Some perturbations of one cell: its genes in rank order, their values, columns, and how many these are in all."""
 
     cell: int
     ids: np.ndarray
