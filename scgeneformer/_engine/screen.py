@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import normalize, scaled_dot_product_attention
 
-from scgeneformer._engine.screen_measures import MEASURES, towards
+from scgeneformer._engine.screen_measures import MEASURES
 from scgeneformer._engine.screen_plan import make_plan
 from scgeneformer._engine.screen_reference import KnownAttention, with_one
 from scgeneformer._errors import DataError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from transformers import BertLayer, BertModel
 
-    from scgeneformer._engine.screen_plan import Plan
+    from scgeneformer._engine.screen_plan import CellPlan
 
 N_CARRIED, N_PILOTS = 32, 4
 AT_ONCE = 64  # perturbations in one pass, so that what they need stays in a processor's cache
@@ -66,7 +66,8 @@ def screen_cell(
     layer
         Hidden layer, counted from 0.
     mode
-        "delete" or "overexpress" (to the first rank; a gene that is not in the cell enters).
+        "delete" or "overexpress" (to the first rank; a gene that is not in the cell enters, and a cell that is full is
+        compared without its last gene, which it pushes out).
     targets
         Tokens of the genes, (p,); None: every gene of the cell in the order of its ranks.
     n_lead, n_trail
@@ -89,8 +90,8 @@ def screen_cell(
     shift
         (p,) float64.
     towards
-        cos(perturbed, state) − cos(unperturbed, state), (n_states, p) float64; of `<cls>` if `n_lead`, otherwise of
-        the mean over all genes.
+        cos(perturbed, state) − cos(unperturbed, state), (n_states, p) float64; of the first token if the measure
+        is "cls", otherwise of the mean over all genes.
 
     Raises
     ------
@@ -102,29 +103,49 @@ def screen_cell(
     if measure not in MEASURES or (measure == "cls" and not n_lead):
         valid = [name for name in MEASURES if name != "cls" or n_lead]
         raise DataError(f"measure={measure!r} is not one of {', '.join(map(repr, valid))}.")
-    plan, order = make_plan(
-        np.asarray(ids),
-        targets,
-        mode=mode,
-        hold=hold,
-        n_lead=n_lead,
-        n_trail=n_trail,
-        input_size=bert.config.max_position_embeddings,
-        n_carried=n_carried,
-        n_pilots=n_pilots,
-        seed=seed,
-        device=bert.device,
-        dtype=bert.dtype,
-    )
+    ids = np.asarray(ids)
+    genes = ids[n_lead : len(ids) - n_trail]
+    targets = genes if targets is None else np.asarray(targets)
+    present = np.isin(targets, genes)
+    shift, moved = np.empty(len(targets)), np.empty((0 if goals is None else len(goals), len(targets)))
+    for some in (present, ~present):
+        if not some.any():
+            continue
+        overflow = len(ids) >= bert.config.max_position_embeddings and not present[some].any()
+        plan, order = make_plan(
+            np.delete(ids, len(genes) + n_lead - 1) if overflow else ids,
+            targets[some],
+            mode=mode,
+            hold=hold,
+            n_lead=n_lead,
+            n_trail=n_trail,
+            input_size=bert.config.max_position_embeddings,
+            n_carried=n_carried,
+            n_pilots=n_pilots,
+            seed=seed,
+            device=bert.device,
+            dtype=bert.dtype,
+        )
+        columns = np.flatnonzero(some)[order]
+        shift[columns], moved[:, columns] = _run(bert, plan, layer, measure, goals)
+    return shift, moved
+
+
+def _run(
+    bert: BertModel, plan: CellPlan, layer: int, measure: str, goals: torch.Tensor | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carry out a plan; shifts (p,) and shifts towards the goals (n_states, p), in its order."""
     whole, carried = _embed(bert, plan)
     for block in bert.encoder.layer[:layer]:
         whole, carried = _step(cast("BertLayer", block), whole, carried, plan)
-    shift = MEASURES[measure](whole, carried, plan)
-    back = np.argsort(order, kind="stable")
-    return shift.cpu().double().numpy()[back], towards(whole, carried, plan, goals).cpu().numpy()[:, back]
+    shift = MEASURES[measure].shift(whole, carried, plan)
+    if goals is None:
+        return shift.cpu().numpy(), np.empty((0, len(shift)))
+    before, after = (normalize(cell, dim=-1) for cell in MEASURES[measure].cell(whole, carried, plan))
+    return shift.cpu().numpy(), (goals.double() @ (after - before).T).cpu().numpy()
 
 
-def _embed(bert: BertModel, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+def _embed(bert: BertModel, plan: CellPlan) -> tuple[torch.Tensor, torch.Tensor]:
     """Embedding outputs of the whole cells (r, n, d) and of the carried genes (p, c, d), an inserted one behind."""
     whole = bert.embeddings(input_ids=plan.ids.expand(plan.references.shape), position_ids=plan.references)
     ids, positions = plan.ids[plan.sample].expand(plan.positions.shape), plan.positions
@@ -136,7 +157,7 @@ def _embed(bert: BertModel, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _step(
-    block: BertLayer, whole: torch.Tensor, carried: torch.Tensor, plan: Plan
+    block: BertLayer, whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run one block on the whole cells and on the carried genes of every perturbed cell."""
     q, k, v = _project(block, whole)  # (r, h, n, d_head); q is scaled

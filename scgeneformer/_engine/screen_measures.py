@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn.functional import normalize
@@ -12,10 +12,10 @@ from scgeneformer._engine.screen_reference import IntervalSums
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scgeneformer._engine.screen_plan import Plan
+    from scgeneformer._engine.screen_plan import CellPlan
 
 
-def _genes(whole: torch.Tensor, carried: torch.Tensor, plan: Plan) -> torch.Tensor:
+def _genes(whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan) -> torch.Tensor:
     """1 − mean cosine over the unperturbed genes, (p,)."""
     units = normalize(whole, dim=-1)
     known = (units - units[plan.unperturbed]).square().sum(dim=-1, keepdim=True) / 2  # 1 − cosine, without cancellation
@@ -24,33 +24,12 @@ def _genes(whole: torch.Tensor, carried: torch.Tensor, plan: Plan) -> torch.Tens
     return (total / _or_nan(plan.genes.sum() - plan.taken)).clamp(min=0)
 
 
-def _cls(whole: torch.Tensor, carried: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """1 − cosine of the first token, (p,)."""
-    return _one_minus_cosine(whole[plan.unperturbed, 0].double(), carried[:, 0].double())
+def _first(whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan) -> tuple[torch.Tensor, torch.Tensor]:
+    """First token of the unperturbed cell (d,) and of each perturbed one (p, d), float64."""
+    return whole[plan.unperturbed, 0].double(), carried[:, 0].double()
 
 
-def _mean(whole: torch.Tensor, carried: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """1 − cosine of the mean over all genes, (p,)."""
-    return _one_minus_cosine(*_means(whole, carried, plan))
-
-
-MEASURES: dict[str, Callable[[torch.Tensor, torch.Tensor, Plan], torch.Tensor]] = {
-    "genes": _genes,
-    "cls": _cls,
-    "mean": _mean,
-}
-
-
-def towards(whole: torch.Tensor, carried: torch.Tensor, plan: Plan, goals: torch.Tensor | None) -> torch.Tensor:
-    """Shift of the cell embedding towards each goal, (n_states, p) float64."""
-    if goals is None:
-        return whole.new_zeros(0, len(plan.places), dtype=torch.float64)
-    cls = whole[plan.unperturbed, 0].double(), carried[:, 0].double()
-    before, after = cls if plan.n_lead else _means(whole, carried, plan)
-    return goals.double() @ (normalize(after, dim=-1) - normalize(before, dim=-1)).T
-
-
-def _means(whole: torch.Tensor, carried: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+def _means(whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean over all genes of the unperturbed cell (d,) and of each perturbed one (p, d), float64."""
     whole = whole.double()
     cell = whole[plan.unperturbed]
@@ -64,7 +43,7 @@ def _means(whole: torch.Tensor, carried: torch.Tensor, plan: Plan) -> tuple[torc
     return total / n, after / _or_nan(n - plan.taken[:, None])
 
 
-def _sum_over_genes(known: torch.Tensor, found: torch.Tensor, plan: Plan) -> torch.Tensor:
+def _sum_over_genes(known: torch.Tensor, found: torch.Tensor, plan: CellPlan) -> torch.Tensor:
     """Sum over all unperturbed genes of a quantity that is zero in the unperturbed cell, (p, f) float64.
 
     Parameters
@@ -96,11 +75,30 @@ def _or_nan(count: torch.Tensor) -> torch.Tensor:
     return torch.where(count > 0, count, torch.nan)
 
 
-def _one_minus_cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Half the squared distance of the unit vectors: small values keep their digits."""
-    return (normalize(a, dim=-1) - normalize(b, dim=-1)).square().sum(dim=-1) / 2
+def _cosine_shift(cell: Callable) -> Callable:
+    """Turn a function that gives embeddings before and after into one that gives 1 − their cosine, (p,)."""
+
+    def shift(whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan) -> torch.Tensor:
+        before, after = (normalize(x, dim=-1) for x in cell(whole, carried, plan))
+        return (after - before).square().sum(dim=-1) / 2  # small values keep their digits
+
+    return shift
 
 
-def _sampled(carried: torch.Tensor, plan: Plan) -> torch.Tensor:
+def _sampled(carried: torch.Tensor, plan: CellPlan) -> torch.Tensor:
     """The carried genes without an inserted one, (p, m, d)."""
     return carried[:, : len(plan.sample)]
+
+
+class Measure(NamedTuple):
+    """Functions (whole, carried, plan) -> shift (p,), and -> embedding of the cell before (d,) and after (p, d)."""
+
+    shift: Callable[[torch.Tensor, torch.Tensor, CellPlan], torch.Tensor]
+    cell: Callable[[torch.Tensor, torch.Tensor, CellPlan], tuple[torch.Tensor, torch.Tensor]]
+
+
+MEASURES = {
+    "genes": Measure(_genes, _means),
+    "cls": Measure(_cosine_shift(_first), _first),
+    "mean": Measure(_cosine_shift(_means), _means),
+}

@@ -35,7 +35,7 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class CellPlan:
     """All perturbations of one cell, in the order of the places they take genes from.
 
     Parameters
@@ -105,7 +105,7 @@ MODES = {"delete": Mode(-1, True, False), "overexpress": Mode(1, False, True)}
 
 def make_plan(
     ids: np.ndarray,
-    targets: np.ndarray | None,
+    targets: np.ndarray,
     *,
     mode: str,
     hold: bool,
@@ -117,8 +117,8 @@ def make_plan(
     seed: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[Plan, np.ndarray]:
-    """Plan the perturbations of `targets`, or of every gene; returns also their order, (p,) int64.
+) -> tuple[CellPlan, np.ndarray]:
+    """Plan the perturbations of `targets`; returns also their order, (p,) int64.
 
     Raises
     ------
@@ -133,8 +133,8 @@ def make_plan(
     if n_carried < 1 or n_pilots < 1:
         raise DataError(f"n_carried={n_carried} and n_pilots={n_pilots} must be at least 1.")
     n, end = len(ids), len(ids) - n_trail
-    targets = ids[n_lead:end] if targets is None else np.asarray(targets)
-    places, taken = _places(ids, targets, MODES[mode], n_lead, end, n >= input_size)
+    places = _places(ids, targets, MODES[mode], n_lead, end)
+    taken = places < n
     order = np.argsort(places, kind="stable")
     places, taken, targets = places[order], taken[order], targets[order]
     sample, stand_for = draw_genes(ids, n_carried, n_lead, n_trail, seed)
@@ -149,7 +149,7 @@ def make_plan(
         return torch.from_numpy(np.array(array)).to(device)
 
     weights = stand_for * ((sample != places[:, None]) | ~taken[:, None])
-    plan = Plan(
+    plan = CellPlan(
         ids=tensor(ids.astype(np.int64)),
         references=tensor(references),
         unperturbed=int(which[0]),
@@ -184,17 +184,13 @@ def draw_genes(ids: np.ndarray, n_carried: int, n_lead: int, n_trail: int, seed:
     return places, np.where((places >= n_lead) & (places < n - n_trail), n_genes / m, 1.0)
 
 
-def _places(
-    ids: np.ndarray, targets: np.ndarray, mode: Mode, n_lead: int, end: int, full: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where a gene is taken away for each target, and whether one is."""
+def _places(ids: np.ndarray, targets: np.ndarray, mode: Mode, n_lead: int, end: int) -> np.ndarray:
+    """Where a gene is taken away for each target, the number of tokens if none is, (p,) int64."""
     where = {int(token): place for place, token in enumerate(ids[n_lead:end].tolist(), start=n_lead)}
     absent = [int(token) for token in targets if int(token) not in where]
     if absent and not mode.inserts:
         raise DataError(f"Tokens that are not in the cell cannot be deleted: {', '.join(map(str, absent[:10]))}.")
-    elsewhere = end - 1 if full else len(ids)  # a gene that enters a full cell pushes the last one out
-    places = np.array([where.get(int(token), elsewhere) for token in targets], dtype=np.int64)
-    return places, places < end
+    return np.array([where.get(int(token), len(ids)) for token in targets], dtype=np.int64)
 
 
 def _held(places: np.ndarray, perturbed: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from scgeneformer._engine.screen_plan import Interval, Plan
+    from scgeneformer._engine.screen_plan import CellPlan, Interval
 
 
 class KnownAttention:
@@ -28,7 +28,7 @@ class KnownAttention:
         Of the cell.
     """
 
-    def __init__(self, weights, values, keys, top, plan: Plan) -> None:
+    def __init__(self, weights, values, keys, top, plan: CellPlan) -> None:
         self.weights, self.values, self.keys, self.top, self.plan = weights, values, keys, top, plan
         self.base = weights[plan.unperturbed] @ values[plan.unperturbed]  # (h, m, d_head + 1)
 

@@ -34,27 +34,30 @@ def run(bert, ids, positions, layer):
 
 
 def perturbed(ids, token, mode, hold, n_lead, n_trail, input_size):
-    """Tokens, positions, and the place each had before (-1: none) of one perturbed cell."""
+    """Tokens to compare with; tokens, positions and place before (-1: none) in one perturbed cell."""
     lead, trail = list(range(n_lead)), list(range(len(ids) - n_trail, len(ids)))
     genes = [place for place in range(n_lead, len(ids) - n_trail) if ids[place] != token]
     if mode == "overexpress":
         genes = [-1, *genes][: input_size - n_lead - n_trail]
     origin = [*lead, *genes, *trail]
     sequence = [token if place < 0 else ids[place] for place in origin]
-    return sequence, origin if hold else range(len(origin)), origin
+    overflow = 0 if token in ids or len(ids) < input_size else 1
+    original = [t for place, t in enumerate(ids) if not overflow or place != len(ids) - n_trail - 1]
+    return original, sequence, origin if hold else range(len(origin)), origin
 
 
 def effect(bert, ids, token, goals, *, layer, mode, hold, n_lead, n_trail):
-    """All measures and the shifts to the goals of one perturbation, from the definitions."""
-    sequence, positions, origin = perturbed(
+    """All measures, and the shifts to the goals of `<cls>` and of the mean, from the definitions."""
+    original, sequence, positions, origin = perturbed(
         ids, token, mode, hold, n_lead, n_trail, bert.config.max_position_embeddings
     )
-    before, after = run(bert, ids, range(len(ids)), layer), run(bert, sequence, positions, layer)
+    before, after = run(bert, original, range(len(original)), layer), run(bert, sequence, positions, layer)
 
     def cosine(a, b):
         return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
     shared = [(i, j) for i, j in enumerate(origin) if n_lead <= j < len(ids) - n_trail]
+    assert all(sequence[i] == original[j] for i, j in shared)
     genes = [state[n_lead : len(state) - n_trail] for state in (before, after)]
     means = [state.mean(axis=0) if len(state) else np.full(state.shape[1], np.nan) for state in genes]
     shifts = {
@@ -62,8 +65,8 @@ def effect(bert, ids, token, goals, *, layer, mode, hold, n_lead, n_trail):
         "mean": 1 - cosine(*means),
         "cls": 1 - cosine(before[0], after[0]),
     }
-    cell = (before[0], after[0]) if n_lead else means
-    return shifts, cosine(cell[1], goals) - cosine(cell[0], goals)
+    cells = {"genes": means, "mean": means, "cls": (before[0], after[0])}
+    return shifts, {name: cosine(cell[1], goals) - cosine(cell[0], goals) for name, cell in cells.items()}
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_with_all_genes_carried_the_screen_is_exact(bert, stock, vocabulary, mod
             options = {"measure": measure, "targets": targets, "n_carried": 100, "n_pilots": n_pilots, "goals": goals}
             shift, towards = screen_cell(bert, ids, **setting, **options)
             np.testing.assert_allclose(shift, [e[0][measure] for e in expected], atol=1e-12, rtol=1e-10)
-            np.testing.assert_allclose(towards, np.transpose([e[1] for e in expected]), atol=1e-12)
+            np.testing.assert_allclose(towards, np.transpose([e[1][measure] for e in expected]), atol=1e-12)
 
 
 def naive_screen(bert, ids, edges, layer, hold, sample, count):
