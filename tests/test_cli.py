@@ -266,3 +266,17 @@ def test_demo(tmp_path):
     assert "demonstration model" in str(summary)
     with h5py.File(tmp_path / "demo.h5ad") as root:
         assert root["obsm/X_umap_geneformer"].shape == (700, 2)
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_perturb_writes_what_perturb_gives(path, cells, suffix, tmp_path):
+    out, (a, b) = tmp_path / f"out{suffix}", cells.var_names[:2]
+    words = ["--gene", a, "-g", b, "-g", f"{a}+{b}", "--positions", "both", "--parts", tmp_path / "parts"]
+    result = call("perturb", path, "--model", "mini", *words, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert str(out) in result.stdout
+    gf.tl.perturb(cells, [a, b, (a, b)], model="mini", positions="both")
+    found = READ[suffix](out)
+    for key in ("geneformer_delete", "geneformer_delete_hold", "geneformer_delete_rank"):
+        np.testing.assert_array_equal(found.layers[key].toarray(), cells.layers[key].toarray())
+    np.testing.assert_array_equal(found.obsm["geneformer_delete"], cells.obsm["geneformer_delete"])

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import scgeneformer as gf
+from scgeneformer._adata.files import edited
+from scgeneformer._cli.embed import Layers, numbers
+from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
+
+Genes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gene",
+        "-g",
+        metavar="GENE[+GENE...]",
+        help="Gene; several joined by + are perturbed together. Repeatable. Without: every gene of each cell.",
+    ),
+]
+
+
+def perturb(
+    file: File,
+    out: Out = None,
+    in_place: InPlace = False,
+    overwrite: Overwrite = False,
+    model: Model = None,
+    gene: Genes = None,
+    mode: Annotated[str, typer.Option(help="delete, overexpress, activate, inhibit, mask or pad.")] = "delete",
+    layer: Layers = ["-2"],  # noqa: B006  typer reads it, nobody changes it
+    positions: Annotated[str, typer.Option(help="shift, hold or both.")] = "shift",
+    sample: Annotated[int | None, typer.Option(help="Perturb a random sample of so many cells.")] = None,
+    parts: Annotated[
+        Path | None, typer.Option(help="Folder for finished parts: called again, a stopped run goes on.")
+    ] = None,
+    counts_layer: CountsLayer = None,
+    use_raw: UseRaw = False,
+    gene_ids: GeneIds = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in one forward pass.")] = None,
+    key_added: Annotated[str | None, typer.Option(help="Key in layers, instead of geneformer_<mode>.")] = None,
+) -> None:
+    """Perturb genes in silico, and measure how far each cell moves.
+
+    Adds layers['geneformer_<mode>'] for genes, obsm['geneformer_<mode>'] for combinations such as GATA4+TBX5.
+    """
+    target = target_of(file, out, in_place)
+    genes: Any = [tuple(one.split("+")) if "+" in one else one for one in gene] if gene else None
+    chosen: dict[str, Any] = {"mode": mode, "positions": positions}
+    with edited(file, target, overwrite=overwrite or in_place) as adata:
+        gf.tl.perturb(
+            adata,
+            genes,
+            model=model,
+            layer=[n for text in layer for n in numbers(text)],
+            sample=sample,
+            out=parts,
+            counts_layer=counts_layer,
+            use_raw=use_raw or None,
+            gene_ids=gene_ids,
+            device=device,
+            dtype=dtype,
+            tokens_per_batch=tokens_per_batch,
+            key_added=key_added,
+            **chosen,
+        )
+    typer.echo(f"Shifts are in {target}")
