@@ -65,7 +65,7 @@ def make_perturbed(
     obs = pd.DataFrame(
         {
             "cell_type": pd.Categorical(np.resize(["T cell", "CD4+/CD25 T Reg"], n_cells)),
-            "donor": np.resize(list("abcdef"), n_cells),
+            "donor": pd.Categorical(np.resize(list("abcdef"), n_cells)),
         },
         index=[f"cell{i}" for i in range(n_cells)],
     )

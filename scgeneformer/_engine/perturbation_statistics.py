@@ -251,10 +251,11 @@ def goal(table: ShiftTable, asked: Asked) -> Found:
 
 
 def mean(table: ShiftTable, asked: Asked) -> Found:
-    """Mean, standard deviation (``ddof=1``) and number of cells."""
+    """Mean, standard deviation (``ddof=1``) and number of cells; with too few cells no effect."""
     tested = table.where(asked.tested[table.columns])
     found = _overall(tested)
-    return found | {"effect": found["shift"], "sd": tested.sds(tested.values)}
+    effect = np.where(found["n_cells"] < asked.min_cells, np.nan, found["shift"])
+    return found | {"effect": effect, "sd": tested.sds(tested.values)}
 
 
 def _mixture(table: ShiftTable, asked: Asked) -> Found:

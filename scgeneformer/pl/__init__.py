@@ -3,7 +3,19 @@
 from scgeneformer.pl._embedding import embedding
 from scgeneformer.pl._gene_context import gene_context
 from scgeneformer.pl._gene_embedding import gene_embedding
+from scgeneformer.pl._perturbation import perturbation
+from scgeneformer.pl._perturbation_arrows import perturbation_arrows
+from scgeneformer.pl._perturbation_effects import perturbation_effects
 from scgeneformer.pl._tokens import tokens
 from scgeneformer.pl._umap import umap
 
-__all__ = ["embedding", "gene_context", "gene_embedding", "tokens", "umap"]
+__all__ = [
+    "embedding",
+    "gene_context",
+    "gene_embedding",
+    "perturbation",
+    "perturbation_arrows",
+    "perturbation_effects",
+    "tokens",
+    "umap",
+]

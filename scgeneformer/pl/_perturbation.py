@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scgeneformer._adata import keys
+from scgeneformer._adata.ranking_frame import ranking_frame, read_ranking
+from scgeneformer._errors import DataError
+from scgeneformer.pl._figure import axes_of, finish, shows
+from scgeneformer.pl._perturbation_kinds import KINDS, Ranking
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def perturbation(
+    adata: AnnData,
+    key: str = keys.RANK_PERTURBATIONS,
+    *,
+    kind: str = "ranking",
+    group: str | Sequence[str] | None = None,
+    n_genes: int = 20,
+    fdr: float = 0.05,
+    genes: str | Sequence[str] | None = None,
+    cmap: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure | None:
+    """Ranked perturbations: the first ones, a volcano, or genes × groups of cells.
+
+    Each plot says below how much of the ranking the rank of the genes in the cells explains.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scgeneformer.tl.rank_perturbations`.
+    key
+        Key in `uns`.
+    kind
+        "ranking" draws effect and significance of the first `n_genes`; "volcano" effect against FDR, with the names of
+        the first `n_genes` that are significant; "heatmap" the effect in each group, of the first of each group in
+        turn, with a dot where it is significant.
+    group
+        Group of cells; several of them for "heatmap". None means the only one, or all for "heatmap".
+    n_genes
+        Number of genes (or combinations) that are drawn or named.
+    fdr
+        Adjusted p-values below count as significant.
+    genes
+        Genes to draw or to name in place of the first `n_genes`.
+    cmap
+        Color map; by default one for the kind and the sign of the effects.
+    ax
+        Draw here.
+    show
+        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    Axes if ``show=False``, Figure if ``return_fig=True``, else None.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such result.
+    DataError
+        If the kind, a group or a gene does not exist, one group must be named, or the test has no p-values, which a
+        volcano needs.
+    """
+    if kind not in KINDS:
+        raise DataError(f"kind={kind!r} does not exist; choose one of {', '.join(map(repr, KINDS))}.")
+    if n_genes < 1:
+        raise DataError(f"n_genes={n_genes} must be at least 1.")
+    frame = ranking_frame(adata, group, key).drop_duplicates(["group", "names"])
+    frame = frame[frame["effect"].notna()]
+    if "pvals" in frame and frame["pvals"].notna().any():
+        frame = frame[frame["pvals"].notna()]  # those in too few cells are the most extreme
+    groups = frame["group"].unique()
+    chosen = KINDS[kind]
+    if len(groups) > 1 and not chosen.many_groups:
+        raise DataError(
+            f"adata.uns[{key!r}] has several groups, and kind={kind!r} draws one: name it by group=, or take "
+            f"kind='heatmap'. The groups are: {', '.join(map(repr, groups))}."
+        )
+    if chosen.needs_pvalues and ("pvals_adj" not in frame or frame["pvals_adj"].isna().all()):
+        raise DataError(f"adata.uns[{key!r}] has no p-values, which kind={kind!r} needs. Take kind='ranking'.")
+    named = None if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+    if missing := [gene for gene in named or [] if gene not in set(frame["names"])]:
+        raise DataError(f"genes={missing[:10]} are not in adata.uns[{key!r}], or have no effect there.")
+    if frame.empty:
+        raise DataError(f"No perturbation has an effect in adata.uns[{key!r}]: there is nothing to draw.")
+    ranking = Ranking(frame, read_ranking(adata, key), n_genes, fdr, named, cmap)
+    drawn = axes_of(ax, chosen.size(ranking))
+    chosen.draw(drawn, ranking)
+    return finish(drawn, show=shows(ax, show), return_fig=return_fig)

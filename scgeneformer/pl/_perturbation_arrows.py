@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgeneformer._adata import keys
+from scgeneformer._adata.effects_frame import cell_vectors
+from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer.pl._figure import finish, shows, titled
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MIN_CELLS = 10
+SHORT = 0.12  # of the longest arrow
+
+
+def perturbation_arrows(
+    adata: AnnData,
+    perturbation: str | None = None,
+    *,
+    key: str = keys.PERTURBATION,
+    basis: str = "umap",
+    use_rep: str = keys.EMBEDDING,
+    color: str | None = None,
+    n_neighbors: int = 30,
+    n_grid: int = 22,
+    temperature: float = 0.1,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+    **kwargs: Any,
+) -> Axes | Figure | None:
+    """Where a perturbation moves cells: arrows on the UMAP, smoothed on a grid.
+
+    As RNA velocity is drawn: among the nearest neighbours of a cell, those that lie in the direction in which its
+    embedding moves pull the arrow towards themselves. An arrow shows a direction and how far the neighbours agree on
+    it, not how far the cell moves; the longest are about as long as the grid is wide.
+
+    Parameters
+    ----------
+    adata
+        After :func:`scgeneformer.tl.perturb` with ``vectors=True`` and :func:`scgeneformer.tl.embed_cells` with the
+        same model and layer.
+    perturbation
+        Name of the perturbed gene or combination; None takes the only one there is.
+    key
+        Key of the perturbation.
+    basis
+        Map to draw on, a key in `obsm` with or without ``X_``.
+    use_rep
+        Key in `obsm` of the embedding in which the cells move.
+    color
+        Column of ``adata.obs`` or gene; None leaves the cells gray.
+    n_neighbors
+        Neighbours of each cell, in `use_rep`.
+    n_grid
+        Points of the grid along the longer side of the map.
+    temperature
+        The smaller, the more of the arrow is due to the neighbours that lie best.
+    ax
+        Draw here.
+    show
+        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
+    return_fig
+        Return the figure.
+    kwargs
+        All other parameters of :func:`scanpy.pl.embedding` (`size`, `palette`, `title`, ...).
+
+    Returns
+    -------
+    Axes if ``show=False``, Figure if ``return_fig=True``, else None.
+
+    Raises
+    ------
+    MissingKeyError
+        If there are no vectors, no such map or embedding.
+    DataError
+        If there is no such perturbation, it applies to fewer than ten cells, or the embedding is of another model.
+    """
+    import scanpy as sc
+
+    from scgeneformer._engine.projection import project, smooth
+
+    for name, value, least in (("n_neighbors", n_neighbors, 2), ("n_grid", n_grid, 2)):
+        if value < least:
+            raise DataError(f"{name}={value} must be at least {least}.")
+    if not temperature > 0:
+        raise DataError(f"temperature={temperature} must be above 0.")
+    name, vectors = cell_vectors(adata, perturbation, key)
+    positions = _embedding(adata, basis, "Run sc.pp.neighbors(adata, use_rep='X_geneformer') and sc.tl.umap(adata).")
+    points = _embedding(adata, use_rep, "Run gf.tl.embed_cells first.")
+    if points.shape[1] != vectors.shape[1]:
+        raise DataError(
+            f"adata.obsm[{use_rep!r}] has {points.shape[1]} dimensions, and the vectors of {key!r} have "
+            f"{vectors.shape[1]}. Embed the cells with the model that they were perturbed with."
+        )
+    there = ~(np.isnan(points).any(axis=1) | np.isnan(positions[:, :2]).any(axis=1))
+    moved = int((there & ~np.isnan(vectors).any(axis=1)).sum())
+    if moved < MIN_CELLS:
+        raise DataError(f"{name!r} moves only {moved} cells of the map; arrows need at least {MIN_CELLS}.")
+    arrows = project(vectors[there], points[there], positions[there, :2], n_neighbors, temperature)
+    grid, means = smooth(positions[there, :2], arrows, n_grid)
+    mode = str(adata.uns[key].get("params", {}).get("mode", ""))
+    look: dict[str, Any] = {"frameon": False, "title": f"{titled(mode)} of {name}, {moved:,} cells"}
+    look |= {"alpha": 0.5} if color else {"na_color": "0.85"}
+    drawn = sc.pl.embedding(adata, basis, color=color, ax=ax, show=False, **(look | kwargs))
+    _draw(drawn, grid, means)
+    return finish(drawn, show=shows(ax, show), return_fig=return_fig)
+
+
+def _embedding(adata: AnnData, key: str, remedy: str) -> np.ndarray:
+    for name in (key, f"X_{key}"):
+        if name in adata.obsm:
+            return np.asarray(adata.obsm[name], dtype=np.float64)
+    present = ", ".join(map(repr, adata.obsm)) or "none"
+    raise MissingKeyError(f"adata.obsm[{key!r}] does not exist; there are: {present}. {remedy}")
+
+
+def _draw(ax: Axes, grid: np.ndarray, arrows: np.ndarray) -> None:
+    """Arrows centred on their points; the long ones are a step of the grid."""
+    from matplotlib.patheffects import withStroke
+
+    lengths = np.linalg.norm(arrows, axis=1)
+    longest = float(np.percentile(lengths, 95)) if len(lengths) else 1.0
+    xs = np.unique(grid[:, 0])
+    step = float(np.diff(xs).min()) if len(xs) > 1 else 1.0
+    grid, arrows = (each[lengths > SHORT * longest] for each in (grid, arrows))  # of shorter ones only the head is seen
+    ax.quiver(
+        *grid.T,
+        *(arrows * (1.15 * step / longest)).T,
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        pivot="mid",
+        width=0.0034,
+        headwidth=4.2,
+        headlength=4.6,
+        headaxislength=4.0,
+        color="0.1",
+        zorder=5,
+        path_effects=[withStroke(linewidth=1.4, foreground="white", alpha=0.8)],
+    )
