@@ -126,9 +126,9 @@ def read_perturbed(
     table, rows, slots = read(adata, key, [values, *extra], cell_order)
     names = np.array(adata.var_names if slot == "layers" else about["combinations"]).astype(str)[rows]
     params = dict(about.get("params", {}))
-    anchor = np.isin(names, [str(params.get("anchor", ""))]) if slot == "layers" else np.zeros(len(names), dtype=bool)
-    if with_parts and anchor.any():
-        table = _with_parts(adata, key, table, slots[anchor][0], rows, slots, cell_order)
+    anchor = np.isin(names, [str(params.get("anchor", ""))]) & (slot == "layers")
+    if with_parts and "anchor" in params and slot == "layers":
+        table = _with_parts(adata, key, table, rows, slots, str(params["anchor"]), cell_order)
     named = np.isin(names, [str(name) for name in about.get("genes", [])])
     no_list = slot == "obsm" or "genes" not in about
 
@@ -226,35 +226,37 @@ def _read_obsm(
 
 
 def _with_parts(
-    adata: AnnData,
-    key: str,
-    table: ShiftTable,
-    anchor: int,
-    rows: np.ndarray,
-    slots: np.ndarray,
-    cell_order: np.ndarray,
+    adata: AnnData, key: str, table: ShiftTable, rows: np.ndarray, slots: np.ndarray, anchor: str, order: np.ndarray
 ) -> ShiftTable:
-    """The table with the shifts of each gene alone and of the anchor alone in the same cell."""
+    """The table with the shifts of each gene alone and of the anchor alone in the same cell, NaN where not known."""
     alone = keys.without_anchor(key)
-    own = table.columns == anchor
-    of_anchor = np.full(adata.n_obs, np.nan)
-    of_anchor[table.cells[own]] = table.values[own]
-    of_gene = np.full(len(table), np.nan)
-    if alone != key and alone in adata.layers:
-        singles = _columns(adata, alone, cell_order)
-        gene = np.zeros(table.n_columns, dtype=np.int64)
-        gene[slots] = rows
-        entry = np.repeat(np.arange(adata.n_vars), np.diff(singles.indptr)) * adata.n_obs + singles.indices
-        wanted = gene[table.columns] * adata.n_obs + table.cells
-        at = np.minimum(np.searchsorted(entry, wanted), max(len(entry) - 1, 0))
-        there = entry[at] == wanted if len(entry) else np.zeros(len(table), dtype=bool)
-        of_gene[there] = singles.data[at[there]]
-    else:
+    if alone == key or alone not in adata.layers:
         logg.warning(
-            f"adata.layers[{alone!r}] does not exist, so that joint shifts have nothing to be compared with (NaN). Run "
-            "gf.tl.perturb for the same genes without anchor, too."
+            f"There are no shifts of single genes under {alone!r}, so that those of pairs have nothing to be compared "
+            "with (NaN). Run gf.tl.perturb for the anchor and the other genes without anchor=, too."
         )
-    return replace(table, parts=np.column_stack([of_gene, of_anchor[table.cells]]))
+        return replace(table, parts=np.full((len(table), 2), np.nan))
+    singles = _columns(adata, alone, order)
+    row_of_column = np.zeros(table.n_columns, dtype=np.int64)
+    row_of_column[slots] = rows
+    of_gene = _entries(singles, row_of_column[table.columns], table.cells)
+    row = np.full(len(table), adata.var_names.get_indexer_for([anchor])[0])  # -1 if it is not there
+    in_pairs, in_singles = (_entries(m, row, table.cells) for m in (_columns(adata, key, order), singles))
+    both = np.where(np.isnan(in_singles), in_pairs, in_singles)  # where the anchor is one of the genes, it is alone
+    return replace(table, parts=np.column_stack([of_gene, both]))
+
+
+def _entries(matrix: sp.csc_matrix, genes: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Entries of a matrix of cells × genes, NaN where it has none."""
+    n_cells, n_genes = matrix.shape
+    place = np.repeat(np.arange(n_genes), np.diff(matrix.indptr)) * n_cells + matrix.indices
+    wanted = genes.astype(np.int64) * n_cells + cells
+    found = np.full(len(wanted), np.nan)
+    if len(place):
+        at = np.minimum(np.searchsorted(place, wanted), len(place) - 1)
+        there = place[at] == wanted
+        found[there] = matrix.data[at[there]]
+    return found
 
 
 def _some(names: list[str], n: int = 10) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Found = dict[str, np.ndarray]
 
 POOL = 100_000  # shifts of all genes that a rank-sum test is made against, at most
+FLOOR = 0.25  # least variance between replicates, in units of that of chance
 BLOCK = 2**20  # rows of the table whose nulls are held at a time
 
 
@@ -133,8 +134,8 @@ def vs_null(table: ShiftTable, asked: Asked) -> Found:
     """Compare within cells: effect = mean over cells of (shift − mean shift of the nulls), p from the placements.
 
     Over cells: signed-rank test of the placements U. Over replicates: Student's test of their mean placements; the
-    variance between replicates counts as at least what chance placements alone give, so that replicates in which all
-    placements are at the limit do not have none.
+    variance between replicates counts as at least a quarter of what chance placements alone give, so that it is not
+    none where all placements are at the limit.
     """
     tested, null = table.where(asked.tested[table.columns]), table.where(asked.null[table.columns])
     nulls = compare_within_cells(tested, null, asked.kind, asked.n_null, asked.seed)
@@ -150,7 +151,7 @@ def vs_null(table: ShiftTable, asked: Asked) -> Found:
     else:
         means, n = asked.by_replicate(placed, u)
         chance, _ = asked.by_replicate(placed, (m + 2) / (12 * m))
-        floor = np.nan_to_num(nanmean(chance / np.maximum(n, 1)))
+        floor = FLOOR * np.nan_to_num(nanmean(chance / np.maximum(n, 1)))
         found["scores"], found["pvals"], found["n_replicates"] = one_sample_t(means, floor)
     found["pvals_adj"] = adjust(found["pvals"])
     return found
