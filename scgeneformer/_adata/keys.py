@@ -62,6 +62,11 @@ def rank_key(key: str) -> str:
     return f"{key}_rank"
 
 
+def exact_key(key: str) -> str:
+    """Key of which shifts are exact and which were estimated."""
+    return f"{key}_exact"
+
+
 def state_key(key: str, slug: str) -> str:
     """Key of the shifts towards a state; the slug stands for its name."""
     return f"{key}_to_{slug}"

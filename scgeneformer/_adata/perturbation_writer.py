@@ -65,6 +65,8 @@ class PerturbationWriter:
         if self.choice.singles is None or len(self.choice.singles):
             results.layers |= {name: gathered.layer(values) for name, values in measured.items()}
             results.layers[keys.rank_key(key)] = gathered.layer(gathered.column("rank"))
+            if gathered.has("exact"):
+                results.layers[keys.exact_key(key)] = gathered.layer(gathered.column("exact"))
             self._add_groups(results, uns, key)
         if self.choice.singles is not None and len(self.choice.singles):
             uns["genes"] = np.array(self.names[: len(self.choice.singles)])

@@ -108,4 +108,4 @@ class _Open:
         self.jobs: list[Job] = []
         self.rows: list[dict[str, np.ndarray]] = []
         self.share = {part.cell: 1 / part.n_columns for part in block.parts}  # of a cell, for each perturbation
-        self.cells = sum(len(part.columns) / part.n_columns for part in block.parts)
+        self.cells = block.n_cells

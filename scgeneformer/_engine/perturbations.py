@@ -147,6 +147,11 @@ class Block:
     parts: list[Part]
 
     @property
+    def n_cells(self) -> float:
+        """Cells in the block, parts of cells as parts."""
+        return sum(len(part.columns) / part.n_columns for part in self.parts)
+
+    @property
     def checksum(self) -> str:
         """SHA-256 of the cells and of what is done to them."""
         digest = hashlib.sha256()

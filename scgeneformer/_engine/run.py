@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import BertModel
 
     from scgeneformer._engine.tokens import Tokens
+
+
+T = TypeVar("T")
 
 
 class Consumer(Protocol):
@@ -53,9 +57,8 @@ def run(
     advance
         Called with the number of cells of a batch when the next batch has been queued.
     """
-    stop = threading.Event()
 
-    def work(bert: BertModel, own: list[Consumer], source: Iterable[tuple[int, Tokens]]) -> None:
+    def work(bert: BertModel, own: list[Consumer], source: Iterable[tuple[int, Tokens]], stop: threading.Event) -> None:
         before = 0
         for batch in forward(source, bert, layers, tokens_per_batch):
             with torch.inference_mode():
@@ -69,28 +72,37 @@ def run(
             consumer.finish()
         advance(before)
 
-    if len(berts) == 1:
-        work(berts[0], consumers[0], blocks)
+    share(blocks, [partial(work, bert, own) for bert, own in zip(berts, consumers, strict=True)])
+
+
+def share(items: Iterable[T], workers: list[Callable[[Iterable[T], threading.Event], object]]) -> None:
+    """Let several workers, each in a thread of its own, draw from one iterator; a single one works in this thread.
+
+    Workers are handed the items and an event: once it is set, after an error or an interrupt, they should return.
+    """
+    stop = threading.Event()
+    if len(workers) == 1:
+        workers[0](items, stop)
         return
-    shared = _Shared(blocks)
-    with ThreadPoolExecutor(len(berts)) as pool:
+    shared = _Shared(items)
+    with ThreadPoolExecutor(len(workers)) as pool:
         try:
-            workers = [pool.submit(work, bert, own, shared) for bert, own in zip(berts, consumers, strict=True)]
-            for worker in wait(workers, return_when=FIRST_EXCEPTION).done:
-                worker.result()
+            running = [pool.submit(worker, shared, stop) for worker in workers]
+            for one in wait(running, return_when=FIRST_EXCEPTION).done:
+                one.result()
         finally:
-            stop.set()  # after an error or an interrupt the other workers end, too
+            stop.set()
 
 
-class _Shared:
+class _Shared(Generic[T]):
     """An iterator that several threads may draw from."""
 
-    def __init__(self, items: Iterable[Any]) -> None:
+    def __init__(self, items: Iterable[T]) -> None:
         self._items, self._lock = iter(items), threading.Lock()
 
-    def __iter__(self) -> _Shared:
+    def __iter__(self) -> _Shared[T]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         with self._lock:
             return next(self._items)

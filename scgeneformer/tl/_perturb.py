@@ -43,6 +43,8 @@ def perturb(
     groupby: str | Sequence[str] | None = None,
     sample: int | None = None,
     random_state: int = 0,
+    method: Literal["exact", "screen"] = "exact",
+    n_exact: int = 100,
     out: str | Path | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
@@ -115,6 +117,12 @@ def perturb(
         Perturb a random sample of so many cells (of each group) instead of all.
     random_state
         Seed of the sample.
+    method
+        "exact" runs every perturbation. "screen" estimates them all at a small part of the cost (deletion and
+        overexpression of single genes, in float32), and runs those exactly that lead the estimate.
+    n_exact
+        With ``method="screen"``: perturbations of each cell that are run exactly, those of the largest estimated shift
+        or, with `goal`, the largest towards or away from a state.
     out
         Folder (a zarr store) for finished parts of the run. Called again after an interruption, with the same
         arguments and data, the run goes on where it was.
@@ -135,6 +143,8 @@ def perturb(
         they are 0; where there is none, the perturbation does not apply, or the cell is not in the sample.
     `adata.layers[KEY_rank]` : CSR float32 (n_obs, n_vars)
         Rank of the gene in the unperturbed cell, 1 = first, 0 = not in it, for the same entries.
+    `adata.layers[KEY_exact]` : CSR float32 (n_obs, n_vars)
+        With ``method="screen"``, for the same entries: 1 where the shift is exact, 0 where it is estimated.
     `adata.layers[KEY_to_<state>]` : CSR float32 (n_obs, n_vars)
         With `goal`, for each state: positive = towards it.
     `adata.obsm[KEY]`, `adata.obsm[KEY_to_<state>]` : float32 (n_obs, n_combinations)
@@ -173,10 +183,23 @@ def perturb(
     ((20, 765), (20, 1))
     """
     target = target_of(adata, copy)
-    wishes = Request(
-        genes, mode, to, anchor, refill, positions, measure, effects, vectors, n_matched, sample, random_state
+    request = Request(
+        genes=genes,
+        mode=mode,
+        to=to,
+        anchor=anchor,
+        refill=refill,
+        positions=positions,
+        measure=measure,
+        effects=effects,
+        vectors=vectors,
+        n_matched=n_matched,
+        sample=sample,
+        random_state=random_state,
+        method=method,
+        n_exact=n_exact,
     )
-    check(wishes)
+    check(request)
     states = None if goal is None else find_goal(adata, goal)
     groups = None if groupby is None else find_groups(adata, groupby)
     session = open_session(
@@ -192,7 +215,7 @@ def perturb(
     )
     cells = find_cells(adata.n_obs, states, groups, sample, random_state)
     start = logg.info(f"perturbing {int(cells.sum())} cells with {session.model.name}")
-    found = run_all(session, wishes, states, cells, out)
+    found = run_all(session, request, states, cells, out)
     writer = PerturbationWriter(
         adata, found.tokens_of_var, session.model.vocabulary.n_tokens, found.choice, states, groups
     )
