@@ -75,30 +75,34 @@ def _or_nan(count: torch.Tensor) -> torch.Tensor:
     return torch.where(count > 0, count, torch.nan)
 
 
-def _cosine_shift(cell: Callable) -> Callable:
-    """Turn a function that gives embeddings before and after into one that gives 1 − their cosine, (p,)."""
-
-    def shift(whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan) -> torch.Tensor:
-        before, after = (normalize(x, dim=-1) for x in cell(whole, carried, plan))
-        return (after - before).square().sum(dim=-1) / 2  # small values keep their digits
-
-    return shift
-
-
 def _sampled(carried: torch.Tensor, plan: CellPlan) -> torch.Tensor:
     """The carried genes without an inserted one, (p, m, d)."""
     return carried[:, : len(plan.sample)]
 
 
-class Measure(NamedTuple):
-    """Functions (whole, carried, plan) -> shift (p,), and -> embedding of the cell before (d,) and after (p, d)."""
+def _pool_first(hidden: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:
+    return hidden[:, 0].double()
 
-    shift: Callable[[torch.Tensor, torch.Tensor, CellPlan], torch.Tensor]
+
+def _pool_mean(hidden: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:
+    return hidden[:, genes].double().mean(dim=1)
+
+
+class Measure(NamedTuple):
+    """How a cell is compared.
+
+    `cell(whole, carried, plan)` estimates its embedding before (d,) and after each perturbation (p, d); `pool(hidden,
+    genes)` gives the same embedding of whole cells (c, n, d), (n,) bool -> (c, d). `shift(whole, carried, plan)`
+    estimates the shift (p,) where that is not 1 − cosine of the embeddings.
+    """
+
     cell: Callable[[torch.Tensor, torch.Tensor, CellPlan], tuple[torch.Tensor, torch.Tensor]]
+    pool: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    shift: Callable[[torch.Tensor, torch.Tensor, CellPlan], torch.Tensor] | None = None
 
 
 MEASURES = {
-    "genes": Measure(_genes, _means),
-    "cls": Measure(_cosine_shift(_first), _first),
-    "mean": Measure(_cosine_shift(_means), _means),
+    "genes": Measure(_means, _pool_mean, _genes),
+    "cls": Measure(_first, _pool_first),
+    "mean": Measure(_means, _pool_mean),
 }

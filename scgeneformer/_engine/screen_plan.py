@@ -34,6 +34,15 @@ class Interval(NamedTuple):
         return ((places - self.start).to(dtype) / (self.stop - self.start)).clamp(max=1)
 
 
+class Checks(NamedTuple):
+    """A few perturbed cells, run as a whole: their rows, tokens and positions, each (c, n'), and which are genes."""
+
+    rows: torch.Tensor
+    ids: torch.Tensor
+    positions: torch.Tensor
+    genes: torch.Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class CellPlan:
     """All perturbations of one cell, in the order of the places they take genes from.
@@ -60,6 +69,8 @@ class CellPlan:
         How many genes each stands for, 0 for the perturbed one, (p, m) float.
     positions
         Position of each in each perturbed cell, (p, m) int64.
+    checks
+        Perturbations that are also run exactly; None if there are none.
     n_lead, n_trail
         Special tokens in front and behind.
     """
@@ -74,6 +85,7 @@ class CellPlan:
     sample: torch.Tensor
     weights: torch.Tensor
     positions: torch.Tensor
+    checks: Checks | None
     n_lead: int
     n_trail: int
 
@@ -114,6 +126,7 @@ def make_plan(
     input_size: int,
     n_carried: int,
     n_pilots: int,
+    n_checks: int,
     seed: int,
     device: torch.device,
     dtype: torch.dtype,
@@ -130,8 +143,10 @@ def make_plan(
         raise DataError(f"mode={mode!r} cannot be screened; those that can are {', '.join(map(repr, MODES))}.")
     if hold and MODES[mode].inserts:
         raise DataError(f"mode={mode!r} moves genes: positions cannot be held. Take positions='shift'.")
-    if n_carried < 1 or n_pilots < 1:
-        raise DataError(f"n_carried={n_carried} and n_pilots={n_pilots} must be at least 1.")
+    if n_carried < 1 or n_pilots < 1 or n_checks < 0:
+        raise DataError(
+            f"n_carried={n_carried} and n_pilots={n_pilots} must be at least 1, n_checks={n_checks} at least 0."
+        )
     n, end = len(ids), len(ids) - n_trail
     places = _places(ids, targets, MODES[mode], n_lead, end)
     taken = places < n
@@ -148,6 +163,7 @@ def make_plan(
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(array)).to(device)
 
+    checks = _checks(ids, places, targets, MODES[mode], n_lead, n_trail, move, 0 if hold else n_checks)
     weights = stand_for * ((sample != places[:, None]) | ~taken[:, None])
     plan = CellPlan(
         ids=tensor(ids.astype(np.int64)),
@@ -160,6 +176,7 @@ def make_plan(
         sample=tensor(sample),
         weights=tensor(weights).to(dtype),
         positions=tensor(move(sample, places[:, None])),
+        checks=Checks(*map(tensor, checks)) if checks else None,
         n_lead=n_lead,
         n_trail=n_trail,
     )
@@ -191,6 +208,33 @@ def _places(ids: np.ndarray, targets: np.ndarray, mode: Mode, n_lead: int, end: 
     if absent and not mode.inserts:
         raise DataError(f"Tokens that are not in the cell cannot be deleted: {', '.join(map(str, absent[:10]))}.")
     return np.array([where.get(int(token), len(ids)) for token in targets], dtype=np.int64)
+
+
+def _checks(
+    ids: np.ndarray,
+    places: np.ndarray,
+    targets: np.ndarray,
+    mode: Mode,
+    n_lead: int,
+    n_trail: int,
+    move: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    n_checks: int,
+) -> tuple[np.ndarray, ...] | None:
+    """Fields of :class:`Checks` for perturbations at equal distances."""
+    n, count = len(ids), min(n_checks, len(places))
+    if not count:
+        return None
+    rows = np.floor((np.arange(count) + 0.5) * len(places) / count).astype(np.int64)
+    everywhere = np.arange(n)
+    left = np.stack([everywhere[everywhere != place] for place in places[rows]])  # (c, n − 1), or n if none is taken
+    tokens, positions = ids[left], np.take_along_axis(move(everywhere, places[rows, None]), left, axis=1)
+    genes = (everywhere >= n_lead) & (everywhere < n - n_trail)
+    genes = genes[left[0]]  # the same for all: one gene is missing, wherever it was
+    if mode.inserts:  # behind the others: attention does not depend on the order, only on the positions
+        tokens = np.column_stack([tokens, targets[rows]])
+        positions = np.column_stack([positions, np.full(count, n_lead)])
+        genes = np.append(genes, True)
+    return rows, tokens.astype(np.int64), positions, genes
 
 
 def _held(places: np.ndarray, perturbed: np.ndarray) -> np.ndarray:

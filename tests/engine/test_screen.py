@@ -104,7 +104,7 @@ def test_with_all_genes_carried_the_screen_is_exact(bert, stock, vocabulary, mod
     for n_pilots in (1, 3):
         for measure in measures_of(vocabulary):
             options = {"measure": measure, "targets": targets, "n_carried": 100, "n_pilots": n_pilots, "goals": goals}
-            shift, towards = screen_cell(bert, ids, **setting, **options)
+            shift, towards = screen_cell(bert, ids, n_checks=0, **setting, **options)
             np.testing.assert_allclose(shift, [e[0][measure] for e in expected], atol=1e-12, rtol=1e-10)
             np.testing.assert_allclose(towards, np.transpose([e[1][measure] for e in expected]), atol=1e-12)
 
@@ -189,6 +189,21 @@ def test_after_one_block_cls_is_exact_whatever_the_sample(hold):
     np.testing.assert_allclose(shift, expected, atol=1e-14, rtol=1e-9)
 
 
+@pytest.mark.parametrize("mode", ["delete", "overexpress"])
+def test_a_perturbation_that_is_checked_is_exact(bert, stock, vocabulary, mode):
+    ids, goals = make_cell(vocabulary, vocabulary.max_genes), make_goals(16)
+    genes = ids[vocabulary.n_lead : len(ids) - vocabulary.n_trail]
+    targets = genes if mode == "delete" else [np.setdiff1d(vocabulary.tokens, ids)[0], *genes]
+    setting = {"layer": 2, "mode": mode, "hold": False, "n_lead": vocabulary.n_lead, "n_trail": vocabulary.n_trail}
+    expected = [effect(stock, ids, token, goals.numpy(), **setting) for token in targets]
+    for measure in measures_of(vocabulary):
+        options = {"measure": measure, "targets": targets, "n_carried": 2, "n_pilots": 2, "goals": goals}
+        shift, towards = screen_cell(bert, ids, n_checks=100, **setting, **options)
+        np.testing.assert_allclose(towards, np.transpose([e[1][measure] for e in expected]), atol=1e-12)
+        if measure != "genes":
+            np.testing.assert_allclose(shift, [e[0][measure] for e in expected], atol=1e-12)
+
+
 @pytest.fixture(scope="module")
 def real():
     """`mini`, and a real cell of 100 genes."""
@@ -265,6 +280,7 @@ def test_drawn_genes_stand_for_all_of_them_and_every_gene_has_its_chance():
         ({"measure": "cls"}, "'genes', 'mean'"),
         ({"n_carried": 0}, "n_carried=0"),
         ({"n_pilots": 0}, "n_pilots=0"),
+        ({"n_checks": -1}, "n_checks=-1"),
         ({"targets": np.array([10**6])}, "1000000"),
     ],
 )
