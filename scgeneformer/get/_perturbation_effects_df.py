@@ -43,5 +43,13 @@ def perturbation_effects_df(
         If no such effects are stored.
     DataError
         If there is no such perturbation.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:8].copy()
+    >>> gf.tl.perturb(adata, ["CD74"], model="mini", effects=True)
+    >>> gf.get.perturbation_effects_df(adata, "CD74", min_cells=5).columns.tolist()
+    ['names', 'mean', 'sd', 'n_cells']
     """
     return effects_frame(adata, perturbation, key, min_cells)

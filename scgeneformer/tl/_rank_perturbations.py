@@ -145,6 +145,15 @@ def rank_perturbations(
     See Also
     --------
     perturb : computes the shifts.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:12].copy()
+    >>> gf.tl.perturb(adata, ["CD74", "FTL"], model="mini", positions="hold", n_matched=4)
+    >>> gf.tl.rank_perturbations(adata, "geneformer_delete_hold", n_null=4)
+    >>> sorted(gf.get.rank_perturbations_df(adata)["names"])
+    ['CD74', 'FTL']
     """
     target = target_of(adata, copy)
     check_test(test, n_null, min_cells, state, replicate)
