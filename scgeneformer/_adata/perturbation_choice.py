@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Genes = str | Combination | Sequence[str | Combination] | None
 
 NONE = np.empty(0, dtype=np.int32)
+MIXED = "edits"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class Choice:
 
     Parameters
     ----------
+    mode
+        Of the genes perturbed one by one; `MIXED` if there are only combinations of several modes.
     singles
         Tokens of the genes perturbed one by one; None: every gene of each cell.
     to
@@ -43,6 +46,7 @@ class Choice:
         Names of the combinations.
     """
 
+    mode: str
     singles: np.ndarray | None
     to: Callable[[int], tuple[float, ...]]
     combinations: tuple[tuple[Edit, ...], ...] = ()
@@ -81,7 +85,7 @@ class Chooser:
         if singles is None:
             if EDITS[mode].to == "value":
                 raise DataError(f"mode={mode!r} needs the names of genes: genes=[...]. One value for all has no sense.")
-            return Choice(None, of_all)
+            return Choice(mode, None, of_all)
         tokens = choose_genes(self.var, self.mapped, self.vocabulary, singles)[1] if singles else NONE
         parts = {_name(one): self._parts(one, mode, to) for one in combinations}
         found = {name: edits for name, edits in parts.items() if edits is not None}
@@ -89,7 +93,7 @@ class Chooser:
             logg.warning(f"{len(lacking)} combinations are left out for lack of a gene: {', '.join(lacking)}")
         if not len(tokens) and not found:
             raise DataError("None of the combinations can be used: each has a gene that adata.var or the model lacks.")
-        return Choice(tokens, of_all, tuple(found.values()), tuple(found))
+        return Choice(MIXED if mixed else mode, tokens, of_all, tuple(found.values()), tuple(found))
 
     def token_of(self, gene: str) -> int | None:
         """Token of a gene of the data, None if there is none of that name that the model knows."""

@@ -10,7 +10,8 @@ from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.perturbation_writer import PerturbationWriter
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._docs import shared_docs
-from scgeneformer.tl._perturb_run import Request, check, find_cells, run_all
+from scgeneformer.tl._perturb_request import Request, check, find_cells
+from scgeneformer.tl._perturb_run import run_all
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
@@ -221,7 +222,9 @@ def perturb(
     )
     results = Results()
     for hold, gathered in found.gathered.items():
-        key = keys.perturbation_key(key_added or f"geneformer_{found.mode}", hold=hold, anchor=anchor is not None)
+        key = keys.perturbation_key(
+            key_added or f"geneformer_{found.choice.mode}", hold=hold, anchor=anchor is not None
+        )
         for n in session.layers:
             params = found.params | {"layer": n, "positions": "hold" if hold else "shift"}
             writer.write(results, keys.layer_key(key, n, len(session.layers)), n, gathered, params)

@@ -1,61 +1,38 @@
-"""How `gf.tl.perturb` gets from its arguments to results: checks, cells, goals, and the scan itself."""
+"""How `gf.tl.perturb` gets from its arguments to results: perturbations, goals, store, and the scan itself."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scanpy import logging as logg
 
 from scgeneformer._adata.genes import INDEX, GeneMap
-from scgeneformer._adata.perturbation_choice import Chooser, check_mode, split
+from scgeneformer._adata.perturbation_choice import Chooser
 from scgeneformer._adata.perturbation_results import Gathered
 from scgeneformer._adata.run_store import RunStore
 from scgeneformer._adata.var_tokens import tokens_of_var
 from scgeneformer._errors import DataError
 from scgeneformer._progress import scan_progress
+from scgeneformer.tl._perturb_request import POSITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from scgeneformer._adata.goal import Goal
-    from scgeneformer._adata.groups import Groups
-    from scgeneformer._adata.perturbation_choice import Choice, Genes
+    from scgeneformer._adata.perturbation_choice import Choice
     from scgeneformer._engine.perturbations import Block, Plan
     from scgeneformer._engine.shifts import Asked
     from scgeneformer._engine.tokens import Tokens
+    from scgeneformer.tl._perturb_request import Request
     from scgeneformer.tl._session import Session
 
-POSITIONS = {"shift": (False,), "hold": (True,), "both": (False, True)}
-MEASURES = ("genes", "cls", "mean")
 MOST_BYTES = 8e9  # of effects or vectors
 SHARE_OF_SCREEN = 0.03  # cost of an estimate beside that of a run, as benchmarks find it
-
-
-@dataclass(frozen=True)
-class Request:
-    """The arguments of :func:`scgeneformer.tl.perturb` that say what is done and measured."""
-
-    genes: Genes
-    mode: str
-    to: Any
-    anchor: str | None
-    refill: bool
-    positions: str
-    measure: str | None
-    effects: bool
-    vectors: bool
-    n_matched: int
-    sample: int | None
-    random_state: int
-    method: str
-    n_exact: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +45,6 @@ class Found:
         The results.
     choice
         The perturbations, as found in the data.
-    anchor
-        Token of the anchor gene.
-    mode
-        Of the result's key: that of the request, or "edits".
     params
         All they depend on but the layer and the positions.
     tokens_of_var
@@ -80,93 +53,8 @@ class Found:
 
     gathered: dict[bool, Gathered]
     choice: Choice
-    anchor: int | None
-    mode: str
     params: dict[str, Any]
     tokens_of_var: np.ndarray
-
-
-METHODS = ("exact", "screen")
-SCREENED = ("delete", "overexpress")  # modes that can be estimated
-
-
-def check_screen(request: Request) -> None:
-    """Refuse what the screen cannot estimate."""
-    if request.method not in METHODS:
-        raise DataError(f"method={request.method!r} does not exist; choose 'exact' or 'screen'.")
-    if request.method == "exact":
-        return
-    asked = {
-        f"mode={request.mode!r}": request.mode not in SCREENED,
-        "combinations of genes": bool(split(request.genes)[1]),
-        "anchor=": request.anchor is not None,
-        "refill=True": request.refill,
-        "effects=True": request.effects,
-        "vectors=True": request.vectors,
-    }
-    if refused := [name for name, given in asked.items() if given]:
-        raise DataError(
-            f"method='screen' does not estimate {refused[0]}, only the shifts of single genes by deletion or "
-            "overexpression. Use method='exact'."
-        )
-
-
-def check(request: Request) -> None:
-    """Refuse what can be refused without looking at the data."""
-    from scgeneformer._engine.edits import EDITS
-
-    check_mode(request.mode)
-    check_screen(request)
-    singles, combinations = split(request.genes)
-    if request.positions not in POSITIONS:
-        raise DataError(f"positions={request.positions!r} does not exist; choose 'shift', 'hold' or 'both'.")
-    modes = {request.mode} if not combinations or singles else set()
-    modes |= {mode for one in combinations for mode in (one if isinstance(one, Mapping) else [request.mode])}
-    for mode in modes:
-        check_mode(mode)
-    if request.positions != "shift":
-        if moving := [mode for mode in EDITS if mode in modes and not EDITS[mode].in_place]:
-            holding = ", ".join(repr(mode) for mode, kind in EDITS.items() if kind.in_place)
-            raise DataError(
-                f"positions={request.positions!r} has no meaning for {moving[0]!r}: it gives genes other ranks, and so "
-                f"other positions. Only {holding} leave all other genes where they are."
-            )
-        if request.refill:
-            raise DataError("refill=True moves genes up from beyond the cut: use positions='shift' with it.")
-    if request.measure is not None and request.measure not in MEASURES:
-        raise DataError(f"measure={request.measure!r} does not exist; choose 'genes', 'cls', 'mean' or None.")
-    if request.anchor is not None and combinations:
-        raise DataError("anchor= pairs single genes with it; a combination names all of its genes. Give one of them.")
-    for name in ("effects", "vectors"):
-        if getattr(request, name) and request.genes is None:
-            raise DataError(f"{name}=True keeps much for every perturbation. Name the genes: genes=[...].")
-    for name, value, least in (
-        ("n_matched", request.n_matched, 0),
-        ("sample", request.sample, 1),
-        ("n_exact", request.n_exact, 0),
-    ):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= least):
-            raise DataError(f"{name}={value!r} must be a whole number of at least {least}.")
-    if request.n_matched and not singles:
-        raise DataError(
-            "n_matched= goes with genes that are named one by one; all genes of a cell are each other's null."
-        )
-
-
-def find_cells(n_obs: int, goal: Goal | None, groups: Groups | None, sample: int | None, seed: int) -> np.ndarray:
-    """Which cells are perturbed, (n_obs,) bool: those of the start state, or a sample of them (of each group)."""
-    cells = np.ones(n_obs, dtype=bool) if goal is None else goal.codes == 0
-    if sample is None:
-        return cells
-    codes = np.zeros(n_obs, dtype=np.int64) if groups is None else groups.codes
-    kept = np.zeros(n_obs, dtype=bool)
-    for code in np.unique(codes[cells & (codes >= 0)]):
-        members = np.flatnonzero(cells & (codes == code))
-        rng = np.random.default_rng((seed, code))
-        kept[rng.choice(members, min(sample, len(members)), replace=False)] = True
-    logg.info(f"    a random sample of {int(kept.sum())} of {int(cells.sum())} cells")
-    return kept
 
 
 def run_all(session: Session, request: Request, goal: Goal | None, cells: np.ndarray, out: str | Path | None) -> Found:
@@ -180,10 +68,10 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
     if request.anchor is not None and anchor is None:
         raise DataError(f"anchor={request.anchor!r} is not in adata.var, or the model does not know it.")
     asked = _asked(session, request, choice, goal, cells)
-    named, combinations = split(request.genes)
-    only_dicts = named == [] and all(isinstance(one, Mapping) for one in combinations)
     params = _params(session, request, goal, asked.measure)
     store = None if out is None else _store(out, session, request, params, cells)
+    if store is not None:  # so that a run that goes on repeats the batches of the first one
+        session = replace(session, tokens_per_batch=store.choices["tokens_per_batch"])
     gathered = {}
     for hold in POSITIONS[request.positions]:
         plan = _plan(request, choice, anchor, of_var, hold)
@@ -191,7 +79,7 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
             session.source.counts.adata.shape, vocabulary.n_tokens, len(choice.combinations), of_var
         )
         _scan(session, request, plan, asked, cells, store, gathered[hold])
-    return Found(gathered, choice, anchor, "edits" if only_dicts else request.mode, params, of_var)
+    return Found(gathered, choice, params, of_var)
 
 
 def _plan(request: Request, choice: Choice, anchor: int | None, of_var: np.ndarray, hold: bool) -> Plan:
@@ -279,9 +167,7 @@ def _store(out: str | Path, session: Session, request: Request, params: dict[str
         "vectors": request.vectors,
         "cells": digest.hexdigest(),
     }
-    store = RunStore(out, manifest, tokens_per_batch=session.tokens_per_batch)
-    session.tokens_per_batch = store.choices["tokens_per_batch"]  # so that the same batches are run again
-    return store
+    return RunStore(out, manifest, tokens_per_batch=session.tokens_per_batch)
 
 
 def _scan(

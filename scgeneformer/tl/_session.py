@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scgeneformer.models import Model, ModelLike
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Session:
     """A model on its devices, the cells as it reads them, and the hidden layers that are asked for.
 

@@ -12,6 +12,7 @@ from toys import clear_cells, make_adata, make_bert
 import scgeneformer as gf
 
 GENES = ["G1", "G2", "G3", "G7"]
+GOAL = {"column": "state", "start": "ill", "goal": "well"}
 
 
 class Naive:
@@ -408,6 +409,7 @@ def test_a_sample_of_each_group(adata, toy):
 
 def test_log_normalised_counts_rank_alike_and_can_be_set(toy):
     adata = make_adata()
+    adata.X.data[:] = np.random.default_rng(0).integers(1, 100_000, adata.X.nnz)  # no ties, which rounding would break
     counts = gf.tl.perturb(adata, ["G1"], "set", to=30, model=toy, copy=True).layers["geneformer_set"]
     sc.pp.normalize_total(adata, target_sum=5000)
     sc.pp.log1p(adata)
@@ -447,6 +449,41 @@ def test_use_raw_finds_genes_of_var_by_name(adata, toy):
     )
 
 
+@pytest.mark.parametrize(("mode", "positions"), [("delete", "both"), ("overexpress", "shift")])
+def test_a_screen_that_leaves_no_gene_out_is_exact(adata, model, mode, positions, monkeypatch):
+    """The estimate is carried by 32 genes, and no cell here has more."""
+    monkeypatch.setattr("scgeneformer._engine.screened.EXACT_BELOW", 0)
+    adata.obs["state"] = np.resize(["ill", "well"], adata.n_obs)
+    wishes = {"mode": mode, "positions": positions, "model": model, "goal": dict(GOAL), "layer": [-2, -1], "copy": True}
+    exact = gf.tl.perturb(adata, GENES, **wishes)
+    screened = gf.tl.perturb(adata, GENES, method="screen", n_exact=1, **wishes)
+    layers = [key for key in exact.layers if key.startswith("geneformer")]
+    assert len(layers) == (8 if positions == "shift" else 16)
+    for key in layers:
+        np.testing.assert_array_equal(screened.layers[key].indices, exact.layers[key].indices)
+        np.testing.assert_allclose(screened.layers[key].data, exact.layers[key].data, atol=3e-6)
+    confirmed = screened.layers[f"geneformer_{mode}_L2_exact"]
+    assert confirmed.nnz == exact.layers[f"geneformer_{mode}_L2"].nnz
+    assert set(np.unique(np.asarray(confirmed.sum(axis=1)).ravel())) == {0, 1}
+
+
+def test_a_screen_runs_those_exactly_that_lead_the_estimate(toy, monkeypatch):
+    monkeypatch.setattr("scgeneformer._engine.screened.EXACT_BELOW", 0)
+    adata = make_adata()
+    gf.tl.perturb(adata, model=toy, method="screen", n_exact=3)
+    for row in range(adata.n_obs):
+        shift, exact = adata.layers["geneformer_delete"][row].data, adata.layers["geneformer_delete_exact"][row].data
+        assert exact.sum() == 3
+        assert shift[exact == 1].min() >= shift[exact == 0].max() - 1e-6
+
+
+def test_short_cells_are_not_estimated(adata, toy):
+    gf.tl.perturb(adata, model=toy, method="screen", n_exact=0)
+    exact = gf.tl.perturb(adata, model=toy, copy=True)
+    np.testing.assert_array_equal(adata.layers["geneformer_delete"].data, exact.layers["geneformer_delete"].data)
+    assert (adata.layers["geneformer_delete_exact"].data == 1).all()
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -477,6 +514,11 @@ def test_use_raw_finds_genes_of_var_by_name(adata, toy):
         ({"anchor": "G1", "genes": [("G1", "G2")]}, "anchor= pairs single genes"),
         ({"effects": True}, "effects=True keeps much"),
         ({"vectors": True}, "vectors=True keeps much"),
+        ({"method": "fast"}, "method='fast' does not exist"),
+        ({"method": "screen", "mode": "mask"}, "does not estimate mode='mask'"),
+        ({"method": "screen", "genes": [("G1", "G2")]}, "does not estimate combinations"),
+        ({"method": "screen", "genes": ["G1"], "effects": True}, "does not estimate effects=True"),
+        ({"n_exact": None}, "n_exact=None must be a whole number"),
         ({"n_matched": 3}, "n_matched= goes with genes that are named"),
         ({"n_matched": -1, "genes": ["G1"]}, "n_matched=-1 must be a whole number"),
         ({"sample": 0}, "sample=0 must be a whole number"),

@@ -1,0 +1,124 @@
+"""What is asked of `gf.tl.perturb`, and the checks that need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scanpy import logging as logg
+
+from scgeneformer._adata.perturbation_choice import check_mode, split
+from scgeneformer._errors import DataError
+
+if TYPE_CHECKING:
+    from scgeneformer._adata.goal import Goal
+    from scgeneformer._adata.groups import Groups
+    from scgeneformer._adata.perturbation_choice import Genes
+
+POSITIONS = {"shift": (False,), "hold": (True,), "both": (False, True)}  # whether positions are held
+MEASURES = ("genes", "cls", "mean")
+METHODS = ("exact", "screen")
+SCREENED = ("delete", "overexpress")  # modes that can be estimated
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of :func:`scgeneformer.tl.perturb` that say what is done and measured."""
+
+    genes: Genes
+    mode: str
+    to: Any
+    anchor: str | None
+    refill: bool
+    positions: str
+    measure: str | None
+    effects: bool
+    vectors: bool
+    n_matched: int
+    sample: int | None
+    random_state: int
+    method: str
+    n_exact: int
+
+
+def check_screen(request: Request) -> None:
+    """Refuse what the screen cannot estimate."""
+    if request.method not in METHODS:
+        raise DataError(f"method={request.method!r} does not exist; choose 'exact' or 'screen'.")
+    if request.method == "exact":
+        return
+    asked = {
+        f"mode={request.mode!r}": request.mode not in SCREENED,
+        "combinations of genes": bool(split(request.genes)[1]),
+        "anchor=": request.anchor is not None,
+        "refill=True": request.refill,
+        "effects=True": request.effects,
+        "vectors=True": request.vectors,
+    }
+    if refused := [name for name, given in asked.items() if given]:
+        raise DataError(
+            f"method='screen' does not estimate {refused[0]}, only the shifts of single genes by deletion or "
+            "overexpression. Use method='exact'."
+        )
+
+
+def check(request: Request) -> None:
+    """Refuse what can be refused without looking at the data."""
+    check_mode(request.mode)
+    check_screen(request)
+    singles, combinations = split(request.genes)
+    _check_positions(request, singles, combinations)
+    if request.measure is not None and request.measure not in MEASURES:
+        raise DataError(f"measure={request.measure!r} does not exist; choose 'genes', 'cls', 'mean' or None.")
+    if request.anchor is not None and combinations:
+        raise DataError("anchor= pairs single genes with it; a combination names all of its genes. Give one of them.")
+    for name in ("effects", "vectors"):
+        if getattr(request, name) and request.genes is None:
+            raise DataError(f"{name}=True keeps much for every perturbation. Name the genes: genes=[...].")
+    numbers: dict[str, tuple[Any, int]] = {"n_matched": (request.n_matched, 0), "n_exact": (request.n_exact, 0)}
+    numbers |= {"sample": (request.sample, 1)} if request.sample is not None else {}
+    for name, (value, least) in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise DataError(f"{name}={value!r} must be a whole number of at least {least}.")
+    if request.n_matched and not singles:
+        raise DataError(
+            "n_matched= goes with genes that are named one by one; all genes of a cell are each other's null."
+        )
+
+
+def _check_positions(request: Request, singles: list[str] | None, combinations: list[Any]) -> None:
+    """Refuse to hold positions where a mode moves genes; and modes that do not exist."""
+    from scgeneformer._engine.edits import EDITS
+
+    if request.positions not in POSITIONS:
+        raise DataError(f"positions={request.positions!r} does not exist; choose 'shift', 'hold' or 'both'.")
+    modes = {request.mode} if not combinations or singles else set()
+    modes |= {mode for one in combinations for mode in (one if isinstance(one, Mapping) else [request.mode])}
+    for mode in modes:
+        check_mode(mode)
+    if request.positions != "shift":
+        if moving := [mode for mode in EDITS if mode in modes and not EDITS[mode].in_place]:
+            holding = ", ".join(repr(mode) for mode, kind in EDITS.items() if kind.in_place)
+            raise DataError(
+                f"positions={request.positions!r} has no meaning for {moving[0]!r}: it gives genes other ranks, and so "
+                f"other positions. Only {holding} leave all other genes where they are."
+            )
+        if request.refill:
+            raise DataError("refill=True moves genes up from beyond the cut: use positions='shift' with it.")
+
+
+def find_cells(n_obs: int, goal: Goal | None, groups: Groups | None, sample: int | None, seed: int) -> np.ndarray:
+    """Which cells are perturbed, (n_obs,) bool: those of the start state, or a sample of them (of each group)."""
+    cells = np.ones(n_obs, dtype=bool) if goal is None else goal.codes == 0
+    if sample is None:
+        return cells
+    codes = np.zeros(n_obs, dtype=np.int64) if groups is None else groups.codes
+    kept = np.zeros(n_obs, dtype=bool)
+    for code in np.unique(codes[cells & (codes >= 0)]):
+        members = np.flatnonzero(cells & (codes == code))
+        rng = np.random.default_rng((seed, code))
+        kept[rng.choice(members, min(sample, len(members)), replace=False)] = True
+    logg.info(f"    a random sample of {int(kept.sum())} of {int(cells.sum())} cells")
+    return kept
