@@ -7,6 +7,7 @@ from anndata.tests.helpers import assert_equal
 from perturbed import KEY, STATE_KEYS, STATES, add_anchor, long, make_perturbed
 from scipy import stats
 from sklearn.mixture import GaussianMixture
+from toys import make_adata, make_model
 
 import scgeneformer as gf
 
@@ -448,6 +449,54 @@ def test_a_group_with_one_cell_is_warned_of(adata, log):
     assert found[found["group"] == "one"]["pvals"].isna().all()
     assert found[found["group"] == "many"]["pvals"].notna().any()
     assert "fewer than 2 cells that have a shift, and so without a test: 'one'" in log()
+
+
+# --- what gf.tl.perturb really writes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["shift", "hold"])
+@pytest.mark.parametrize("test", ["vs_null", "vs_null_unpaired", "mixture", "mean"])
+def test_a_scan_of_all_genes_can_be_ranked(scanned, positions, test):
+    key = KEY if positions == "shift" else f"{KEY}_hold"
+    found = rank(scanned, key, test=test, n_null=4)
+    assert len(found) == 40
+    layer = scanned.layers[key].tocsc()
+    column = layer[:, scanned.var_names.get_loc("G5")]
+    assert found.loc["G5", "shift"] == pytest.approx(column.data.mean(dtype=float))
+    assert found.loc["G5", "n_cells"] == column.nnz
+
+
+@pytest.fixture(scope="module")
+def scanned():
+    adata = make_adata(24)
+    with gf.settings.override(progress=False):
+        gf.tl.perturb(adata, model=make_model(), positions="both")
+    return adata
+
+
+def test_a_sweep_with_matched_genes_can_be_ranked(toy):
+    adata = make_adata(24)
+    gf.tl.perturb(adata, ["G1", "G5"], "overexpress", model=toy, n_matched=4)
+    found = rank(adata, "geneformer_overexpress", n_null=4)
+    assert set(found.index) == {"G1", "G5"}
+    assert found["pvals"].notna().all()
+
+
+def test_goals_combinations_and_anchors_can_be_ranked(toy):
+    adata = make_adata(24)
+    states = {"column": "cell_type", "start": "B", "goal": "T cell", "alternatives": ["CD4+/CD25 T Reg"]}
+    gf.tl.perturb(adata, ["G1", "G5", "G7", ("G1", "G5"), ("G1", "G7")], model=toy, goal=states)
+    for combinations in (False, True):
+        found = rank(adata, test="goal", combinations=combinations, min_cells=1)
+        key = f"{KEY}_to_T_cell"
+        sums = np.nansum(adata.obsm[key] if combinations else adata.layers[key].toarray())
+        assert (found["effect"] * found["n_cells"]).sum() == pytest.approx(sums, abs=1e-5)
+        assert "shift_to_CD4+/CD25 T Reg" in found
+    gf.tl.perturb(adata, ["G1", "G5", "G7"], model=toy)
+    gf.tl.perturb(adata, ["G5", "G7"], model=toy, anchor="G1")
+    found = rank(adata, f"{KEY}_anchor", test="mixture", min_cells=1)
+    assert set(found.index) == {"G5", "G7"}
+    np.testing.assert_allclose(found["interaction"], found["shift"] - found["sum"], atol=1e-6)
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
