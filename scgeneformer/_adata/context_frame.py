@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from scgeneformer._checks import as_names
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -62,12 +64,12 @@ def context_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -
         If there is no such group.
     """
     stored = adata.uns.get(key)
-    if stored is None or not {"groups", *COLUMNS} <= set(stored):
+    if not isinstance(stored, Mapping) or not {"groups", *COLUMNS} <= set(stored):
         raise MissingKeyError(
             f"adata.uns[{key!r}] does not hold differential context. Run gf.tl.rank_genes_context first."
         )
     names = [str(name) for name in stored["groups"]]
-    asked = names if group is None else [str(name) for name in ([group] if isinstance(group, str) else group)]
+    asked = names if group is None else as_names(group)
     if missing := [name for name in asked if name not in names]:
         listed = ", ".join(map(repr, names))
         raise DataError(f"group={missing} do not exist in adata.uns[{key!r}]; the groups are: {listed}.")

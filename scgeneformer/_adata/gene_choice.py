@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scanpy import logging as logg
 
+from scgeneformer._checks import as_names
 from scgeneformer._engine.genes import match_genes
 from scgeneformer._errors import DataError
 
@@ -46,7 +47,7 @@ def choose_genes(
     DataError
         If none is found.
     """
-    asked = [genes] if isinstance(genes, str) else list(dict.fromkeys(map(str, genes)))
+    asked = list(dict.fromkeys(as_names(genes)))
     tokens = mapped.tokens.tolist()
     in_var: dict[str, int] = {}  # of several genes of one name the first that has a token
     for names in (var.index.astype(str).tolist(), mapped.names.tolist()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scanpy import logging as logg
 
 from scgeneformer._errors import DataError, MissingKeyError
 
@@ -55,7 +56,7 @@ def _position(adata: AnnData, key: str, group: str | None) -> int:
     stored = adata.uns.get(key, {}).get("groups")
     if stored is None:
         raise MissingKeyError(f"adata.uns[{key!r}]['groups'] does not exist. Run gf.tl.embed_genes(groupby=...) again.")
-    names = [str(name) for name in getattr(stored, "index", stored)]  # a frame has them in its index
+    names = [str(name) for name in stored]
     if group is None or str(group) not in names:
         listed = ", ".join(map(repr, names))
         said = "has an embedding per group: name one by group=" if group is None else f"has no group {group!r}"
@@ -64,17 +65,22 @@ def _position(adata: AnnData, key: str, group: str | None) -> int:
 
 
 def rows_of(adata: AnnData, genes: list[str], known: np.ndarray) -> np.ndarray:
-    """Positions within `known` of genes named by `var_names`.
+    """Positions within `known` of genes named by `var_names`; warns of those that are not there.
 
     Raises
     ------
     MissingKeyError
-        If one of the genes is not in `var` or has no embedding.
+        If none of the genes is in `var` and has an embedding.
     """
     names = adata.var_names[known]
     place = {name: i for i, name in reversed(list(enumerate(names)))}  # the first of several of the same name
-    if missing := [gene for gene in genes if gene not in place]:
-        absent = [gene for gene in missing if gene not in adata.var_names]
-        why = "are not in adata.var_names" if absent else "have no embedding (unknown to the model, or in no cell)"
-        raise MissingKeyError(f"These genes {why}: {', '.join(map(repr, (absent or missing)[:10]))}.")
-    return np.array([place[gene] for gene in genes], dtype=np.int64)
+    found = [gene for gene in genes if gene in place]
+    absent = [gene for gene in genes if gene not in adata.var_names]
+    bare = [gene for gene in genes if gene not in place and gene in adata.var_names]
+    kinds = (("not in adata.var_names", absent), ("without embedding (unknown to the model, or in no cell)", bare))
+    why = "; ".join(f"{kind}: {', '.join(map(repr, names))}" for kind, names in kinds if names)
+    if genes and not found:
+        raise MissingKeyError(f"None of the genes can be used ({why}). Name others of adata.var_names.")
+    if why:
+        logg.warning(f"{len(genes) - len(found)} of {len(genes)} genes are left out ({why})")
+    return np.array([place[gene] for gene in found], dtype=np.int64)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
+from scgeneformer._checks import as_names
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def find_groups(adata: AnnData, groupby: str | Sequence[str]) -> Groups:
     DataError
         If no cell has a label.
     """
-    columns = [groupby] if isinstance(groupby, str) else list(groupby)
+    columns = list(dict.fromkeys(as_names(groupby)))
     if not columns or (missing := [c for c in columns if c not in adata.obs]):
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         named = ", ".join(map(repr, missing)) if columns else "[]"

@@ -9,6 +9,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata.groups import Groups, find_groups
+from scgeneformer._checks import as_names, check_whole
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ def find_design(
     found = find_groups(adata, groupby)
     names, reference = _chosen(found, groups, reference)
     if replicate is None:
-        if n_replicates < 2:
-            raise DataError(f"n_replicates={n_replicates} must be at least 2: there is no null otherwise.")
+        check_whole(2, n_replicates=n_replicates)
         replicates = random_splits(adata, found, n_replicates, seed)
         logg.info(
             f"    replicates are {n_replicates} random splits of the cells of each group: cells, not donors, are then "
@@ -122,7 +122,7 @@ def random_splits(adata: AnnData, groups: Groups, n_replicates: int, seed: int) 
 def _chosen(found: Groups, groups: str | Sequence[str], reference: str) -> tuple[list[str], str]:
     """Names of the groups to compare, and of the reference."""
     listed = ", ".join(map(repr, found.names))
-    asked = [str(name) for name in ([groups] if isinstance(groups, str) else groups)]
+    asked = as_names(groups)
     reference = str(reference)
     if reference != REST and reference not in found.names:
         raise DataError(f"reference={reference!r} is neither 'rest' nor a group; the groups are: {listed}.")

@@ -7,6 +7,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scgeneformer._adata import keys
+from scgeneformer._checks import as_names, check_whole
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def attention_df(
     >>> gf.get.attention_df(adata, n=3).columns.tolist()
     ['source', 'target', 'weight', 'n_cells']
     """
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
-        raise DataError(f"n={n!r} must be a whole number of at least 1, or None for all pairs.")
+    check_whole(n=1 if n is None else n)
     names = adata.var_names.to_numpy()
     table = adata.uns.get(keys.groups_table(key))
     if key in adata.varp or table is None:
@@ -69,7 +69,7 @@ def attention_df(
             raise DataError(f"key={key!r} holds one result over all cells; leave group={group!r} out.")
         return _strongest(adata, key, names, n, loops)
     known = list(table.index)
-    asked = known if group is None else [group] if isinstance(group, str) else list(group)
+    asked = known if group is None else as_names(group)
     if missing := [one for one in asked if one not in known]:
         raise DataError(f"group={missing[0]!r} does not exist; the groups are {', '.join(map(repr, known))}.")
     frames = [_strongest(adata, keys.numbered(key, known.index(one)), names, n, loops) for one in asked]

@@ -7,6 +7,7 @@ import pandas as pd
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.context_frame import context_frame
+from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def gene_context(
     import matplotlib.pyplot as plt
     import scanpy as sc
 
-    if n_genes < 1:
-        raise DataError(f"n_genes={n_genes} must be at least 1.")
+    check_whole(n_genes=n_genes)
     frame = context_frame(adata, groups, key).drop_duplicates(["group", "names"])
     frame = frame[frame["pvals"].notna()]
     if frame.empty:

@@ -6,6 +6,7 @@ import numpy as np
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.gene_vectors import gene_vectors, rows_of
+from scgeneformer._checks import as_names, check_whole
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def gene_embedding(
     group
         Group of cells whose gene embeddings are drawn; needed where ``varm[key]`` is one per group.
     genes
-        Genes to mark and to label.
+        Genes to mark and to label; those without an embedding are listed in a warning.
     color
         One or several columns of `adata.var`.
     n_neighbors
@@ -69,19 +70,20 @@ def gene_embedding(
     Raises
     ------
     DataError
-        If there are no gene embeddings under `key`, fewer than four genes have one, or `group`, `genes` or `color` do
-        not exist.
+        If there are no gene embeddings under `key`, fewer than four genes have one, or `group`, `color` or all of
+        `genes` do not exist.
     """
     import matplotlib.pyplot as plt
     import scanpy as sc
 
-    columns = [] if color is None else [color] if isinstance(color, str) else list(color)
+    check_whole(2, n_neighbors=n_neighbors)
+    check_whole(0, 2**32 - 1, seed=seed)
+    columns = [] if color is None else as_names(color)
     if missing := [column for column in columns if column not in adata.var]:
         present = ", ".join(map(repr, adata.var.columns)) or "none"
         raise MissingKeyError(f"color={missing} are no columns of adata.var; the columns are: {present}.")
     known, vectors = gene_vectors(adata, key, group)
-    named = [] if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
-    marked = rows_of(adata, named, known)
+    marked = rows_of(adata, [] if genes is None else list(dict.fromkeys(as_names(genes))), known)
     if len(known) < MIN_GENES:
         raise DataError(f"Only {len(known)} genes have an embedding; a UMAP needs at least {MIN_GENES}.")
     rows = _umap(adata, known, vectors, columns, n_neighbors, seed)
@@ -91,7 +93,7 @@ def gene_embedding(
     drawn = sc.pl.umap(rows, color=columns or None, ax=ax, show=False, **(look | kwargs))
     axes = drawn if isinstance(drawn, list) else [drawn]
     for one in axes:
-        _label(one, rows.obsm["X_umap"][marked], named)
+        _label(one, rows.obsm["X_umap"][marked], rows.obs_names[marked].tolist())
     if return_fig:
         return axes[0].figure
     if sc.settings.autoshow if show is None and ax is None else show:

@@ -10,6 +10,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.var_tokens import tokens_of_genes, tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
+from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer.tl._session import open_session
@@ -124,7 +125,7 @@ def attention(
     from scgeneformer._engine.attention_weights import attention_sums, mean_of_pairs
 
     target = target_of(adata, copy)
-    _check_counts(top_k=top_k, min_cells=min_cells)
+    check_whole(top_k=1 if top_k is None else top_k, min_cells=min_cells)
     groups = None if groupby is None else find_groups(adata, groupby)
     session = open_session(
         adata,
@@ -174,13 +175,6 @@ def attention(
         _drop_former_groups(target, key, n_groups)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None
-
-
-def _check_counts(**numbers: Any) -> None:
-    for name, value in numbers.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not (whole and value >= 1) and not (name == "top_k" and value is None):
-            raise DataError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
 def _block(layers: list[int], asked: Any) -> int:

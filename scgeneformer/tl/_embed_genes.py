@@ -11,14 +11,15 @@ from scgeneformer._adata.genes import INDEX, GeneMap
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.var_tokens import tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
+from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.aggregate import AGGREGATES
-from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._engine.cell_choice import only_cells
 from scgeneformer._errors import DataError
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -139,7 +140,7 @@ def embed_genes(
     True
     """
     target = target_of(adata, copy)
-    _check(agg, genes, per_cell, min_cells, sample, max_memory_gb)
+    _check(agg, genes, per_cell, min_cells, sample, random_state, max_memory_gb)
     groups = None if groupby is None else find_groups(adata, groupby)
     key = key_added or keys.GENES
     if per_cell and groups is not None and keys.group_key(key, groups.columns) == keys.genes_key(key):
@@ -160,7 +161,7 @@ def embed_genes(
     slot_of_token = np.full(session.model.vocabulary.n_tokens, -1, dtype=np.int64)
     slot_of_token[tokens] = np.arange(len(tokens))
     start = logg.info(f"embedding genes with {session.model.name}")
-    cells = _sample(adata.n_obs, sample, random_state)
+    cells = _sample(adata, sample, random_state)
     states = _room_for_cells(adata.n_obs, len(tokens), session) if per_cell else None
     found, used = _run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb)
 
@@ -189,6 +190,7 @@ def _check(
     per_cell: bool,
     min_cells: int,
     sample: int | None,
+    random_state: int,
     max_memory_gb: float,
 ) -> None:
     if agg not in AGGREGATES:
@@ -197,10 +199,9 @@ def _check(
         raise DataError(
             "per_cell=True keeps n_obs × n_genes × d numbers, too many for all genes. Name those you need: genes=[...]."
         )
-    for name, value in (("min_cells", min_cells), ("sample", 1 if sample is None else sample)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise DataError(f"{name}={value!r} must be a whole number of at least 1.")
-    if not max_memory_gb >= 0:
+    check_whole(min_cells=min_cells, sample=1 if sample is None else sample)
+    check_whole(0, random_state=random_state)
+    if isinstance(max_memory_gb, str | bool | None) or not max_memory_gb >= 0:
         raise DataError(f"max_memory_gb={max_memory_gb!r} must be a number of at least 0.")
 
 
@@ -217,13 +218,13 @@ def _choose(session: Session, mapped: GeneMap, genes: Sequence[str] | None) -> t
     return choose_genes(session.source.counts.adata.var, mapped, session.model.vocabulary, genes)
 
 
-def _sample(n_obs: int, sample: int | None, random_state: int) -> np.ndarray:
-    """Which cells are embedded, (n_obs,) bool."""
-    cells = np.ones(n_obs, dtype=bool)
-    if sample is not None and sample < n_obs:
-        cells[:] = False
-        cells[np.random.default_rng(random_state).choice(n_obs, sample, replace=False)] = True
-        logg.info(f"    over a random sample of {sample} of {n_obs} cells")
+def _sample(adata: AnnData, sample: int | None, random_state: int) -> np.ndarray:
+    """Which cells are embedded, (n_obs,) bool; drawn by their names, so that the order of the rows does not matter."""
+    cells = np.ones(adata.n_obs, dtype=bool)
+    if sample is not None and sample < adata.n_obs:
+        by_name = np.argsort(adata.obs_names.to_numpy(str), kind="stable")
+        cells[by_name[np.random.default_rng(random_state).permutation(adata.n_obs)[sample:]]] = False
+        logg.info(f"    over a random sample of {sample} of {adata.n_obs} cells")
     return cells
 
 
@@ -253,9 +254,9 @@ def _run(
     beside = None if states is None else [GeneStates(states, slot_of_token) for _ in session.berts]
     counts = None
     if agg == "median":
-        counts = count_tokens(_only(((i, t) for i, t, _ in session.source.blocks()), cells), slot_of_token, n_slots)
+        counts = count_tokens(only_cells(session.source.counted()[1], cells), slot_of_token, n_slots)
     with session.running("embed genes", int(cells.sum())) as (n_tokens, blocks, advance):
-        passed = (_only(blocks, cells), session.berts, session.layers, session.tokens_per_batch)
+        passed = (only_cells(blocks, cells), session.berts, session.layers, session.tokens_per_batch)
         asked = (codes, n_groups, slot_of_token, n_slots)
         found: GeneSums | GeneMedians
         if counts is None:
@@ -264,16 +265,6 @@ def _run(
             most = max_memory_gb * 1e9
             found = gene_medians(*passed, *asked, n_of_slot=counts, max_bytes=most, beside=beside, advance=advance)
     return found, cells & (n_tokens > 0)
-
-
-def _only(blocks: Iterable[tuple[int, Tokens]], cells: np.ndarray) -> Iterator[tuple[int, Tokens]]:
-    """The same blocks, cells that were not chosen without tokens."""
-    for first, tokens in blocks:
-        chosen = cells[first : first + len(tokens)]
-        if not chosen.all():
-            ids = tokens.ids[np.repeat(chosen, tokens.lengths)]
-            tokens = Tokens(ids, offsets_of(np.where(chosen, tokens.lengths, 0)))
-        yield first, tokens
 
 
 class _Spread:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.gene_vectors import gene_vectors, rows_of
-from scgeneformer._errors import DataError
+from scgeneformer._checks import as_names, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,8 @@ def gene_neighbors(
     key
         Key in `varm`: "geneformer", or "geneformer_<groupby>" for those of groups of cells.
     genes
-        One or several of `adata.var_names` whose neighbours are asked for; None means all genes.
+        One or several of `adata.var_names` whose neighbours are asked for; those that are missing are listed in a
+        warning. None means all genes.
     group
         Group of cells whose gene embeddings are compared; needed where ``varm[key]`` is one per group.
     n_neighbors
@@ -49,7 +50,7 @@ def gene_neighbors(
     Raises
     ------
     DataError
-        If there are no gene embeddings under `key`, or a gene or the group does not exist in them.
+        If there are no gene embeddings under `key`, or none of the genes or not the group is among them.
 
     Examples
     --------
@@ -63,11 +64,9 @@ def gene_neighbors(
     """
     from scgeneformer._engine.neighbors import nearest
 
-    if n_neighbors < 1:
-        raise DataError(f"n_neighbors={n_neighbors} must be at least 1.")
+    check_whole(n_neighbors=n_neighbors)
     known, vectors = gene_vectors(adata, key, group)
-    asked = None if genes is None else [genes] if isinstance(genes, str) else list(genes)
-    queries = np.arange(len(known)) if asked is None else rows_of(adata, asked, known)
+    queries = np.arange(len(known)) if genes is None else rows_of(adata, as_names(genes), known)
     rows, cosines = nearest(vectors, queries, n_neighbors)
     names = adata.var_names[known].to_numpy()
     k = rows.shape[1]

@@ -8,8 +8,10 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scgeneformer._adata.var_tokens import tokens_of_genes, tokens_of_var
+from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
+from scgeneformer.tl._masked_run import run_masked
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
@@ -80,12 +82,11 @@ def predict_masked_genes(
     >>> found.columns.tolist()
     ['cell', 'gene', 'position', 'true_rank', 'true_probability', 'rank', 'predicted', 'probability']
     """
-    from scgeneformer._engine.masked import MaskedCells, predict_masked
+    from scgeneformer._engine.masked import predict_masked
     from scgeneformer._engine.masks import masks_of_genes
     from scgeneformer.models._head import load_head
 
-    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
-        raise DataError(f"top_k={top_k!r} must be a whole number of at least 1.")
+    check_whole(top_k=top_k)
     if genes is None:
         raise DataError("Name the genes to mask: genes=['CD3D', ...].")
     session = open_session(
@@ -102,13 +103,16 @@ def predict_masked_genes(
     vocabulary, head = session.model.vocabulary, load_head(session.model)
     tokens = tokens_of_genes(session.source, genes)
     start = logg.info(f"predicting {len(tokens)} masked genes with {session.model.name}")
-    with session.running("predict", len(tokens)) as (_, blocks, advance):
-        cells = MaskedCells(blocks, adata.n_obs, partial(masks_of_genes, genes=tokens), vocabulary.special["<mask>"])
-        found = predict_masked(
-            cells, session.berts, head, vocabulary.tokens, int(top_k), session.tokens_per_batch, advance
-        )
+    choose, n_copies = partial(masks_of_genes, genes=tokens), _n_occurrences(session, tokens)
+    more = {"genes": vocabulary.tokens, "top_k": int(top_k)}
+    found, _ = run_masked(session, head, "predict", predict_masked, choose, n_copies, **more)
     logg.info("    finished", time=start)
     return _frame(found, session)
+
+
+def _n_occurrences(session: Session, tokens: np.ndarray) -> int:
+    """How often the genes with these tokens occur in the cells, after truncation."""
+    return sum(int(np.isin(block.ids, tokens).sum()) for _, block, _ in session.source.blocks())
 
 
 def _frame(found: Predictions, session: Session) -> pd.DataFrame:

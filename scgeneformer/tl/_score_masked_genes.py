@@ -8,8 +8,10 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
+from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
+from scgeneformer.tl._masked_run import run_masked
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def score_masked_genes(
     >>> bool((adata.obs["geneformer_log_likelihood"] < 0).all())
     True
     """
-    from scgeneformer._engine.masked import MaskedCells, masked_log_likelihood
+    from scgeneformer._engine.masked import masked_log_likelihood
     from scgeneformer._engine.masks import masks_of_subsets
     from scgeneformer.models._head import load_head
 
@@ -113,9 +115,7 @@ def score_masked_genes(
     vocabulary, head = session.model.vocabulary, load_head(session.model)
     choose = partial(masks_of_subsets, n_subsets=n_subsets, n_passes=passes, seed=seed, vocabulary=vocabulary)
     start = logg.info(f"scoring masked genes with {session.model.name} in {passes} passes")
-    with session.running("score", passes) as (n_tokens, blocks, advance):
-        cells = MaskedCells(blocks, adata.n_obs, choose, vocabulary.special["<mask>"])
-        found = masked_log_likelihood(cells, session.berts, head, session.tokens_per_batch, advance)
+    found, n_tokens = run_masked(session, head, "score", masked_log_likelihood, choose, passes * adata.n_obs)
     warn_empty(n_tokens, adata)
 
     key, perplexity = keys.LOG_LIKELIHOOD, keys.PSEUDO_PERPLEXITY
@@ -141,7 +141,6 @@ def _passes(fraction: float, n_passes: int | None, seed: int) -> tuple[int, int]
         raise DataError(f"fraction={fraction!r} must be a number above 0 and at most 1.")
     n_subsets = int(np.ceil(1 / fraction - 1e-9))
     passes = n_subsets if n_passes is None else n_passes
-    for name, value, low, high in (("n_passes", passes, 1, n_subsets), ("seed", seed, 0, 2**63 - 1)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-            raise DataError(f"{name}={value!r} must be a whole number from {low} to {high}.")
+    check_whole(1, n_subsets, n_passes=passes)
+    check_whole(0, 2**63 - 1, seed=seed)
     return n_subsets, int(passes)

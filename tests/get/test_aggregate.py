@@ -97,6 +97,10 @@ def test_the_result_is_ready_for_scanpy_and_survives_files(adata, tmp_path):
     assert found.obsm["X_pca"].shape == (12, 2)
 
 
+def test_a_column_named_twice_counts_once(adata):
+    assert gf.get.aggregate(adata, ["type", "type"]).obs_names.tolist() == ["b", "a/1"]
+
+
 def test_the_original_is_left_alone(adata):
     before = adata.copy()
     gf.get.aggregate(adata, "type")

@@ -68,6 +68,12 @@ def test_the_umap_has_a_point_per_gene_and_the_names_asked_for(done):
     assert ax.get_title() == "39 genes"
 
 
+def test_names_that_are_missing_are_listed_and_the_others_drawn(done, log):
+    ax = gf.pl.gene_embedding(done, genes=["nope", "G5", "G3"], show=False)
+    assert [text.get_text() for text in ax.texts] == ["G5"]
+    assert "2 of 3 genes are left out" in log()
+
+
 def test_the_umap_follows_the_seed_and_the_group(done):
     def points(**options):
         return gf.pl.gene_embedding(done, show=False, **options).collections[0].get_offsets()
@@ -98,8 +104,10 @@ def test_labels_never_overlap_on_their_side():
     [
         ({"key": "nope"}, "does not exist"),
         ({"color": "nope"}, "the columns are: 'ensembl_id', 'kind', 'level'"),
-        ({"genes": "nope"}, "not in adata.var_names"),
+        ({"genes": ["nope", "G3"]}, "None of the genes can be used"),
         ({"key": "geneformer_cell_type"}, "name one by group"),
+        ({"n_neighbors": 1}, "n_neighbors=1"),
+        ({"seed": -1}, "seed=-1"),
     ],
     ids=str,
 )

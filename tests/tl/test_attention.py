@@ -183,6 +183,13 @@ def test_the_table_of_groups_names_them(adata, toy):
     assert one.equals(both[2:].reset_index(drop=True))
 
 
+def test_groups_may_be_numbers(adata, toy):
+    adata.obs["number"] = np.resize([1, 2, 10], 12)
+    gf.tl.attention(adata, toy, groupby="number")
+    assert set(gf.get.attention_df(adata, 10, key=f"{KEY}_number")["group"]) == {"10"}
+    assert set(gf.get.attention_df(adata, [1, 2], key=f"{KEY}_number")["group"]) == {"1", "2"}
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

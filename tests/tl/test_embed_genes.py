@@ -190,9 +190,12 @@ def test_a_sample_of_cells_is_stated(adata, toy, log):
     params = adata.uns["geneformer"]["params"]
     assert (params["sample"], params["random_state"]) == (5, 3)
     assert adata.uns["geneformer_donor"]["labels"]["n_cells"].sum() == 5
-    rows = np.random.default_rng(3).choice(12, 5, replace=False)
+    by_name = np.argsort(adata.obs_names)
+    rows = by_name[np.random.default_rng(3).permutation(12)[:5]]
     expected = gf.tl.embed_genes(adata[rows].copy(), toy, agg="median", copy=True)
     np.testing.assert_allclose(adata.varm["geneformer"], expected.varm["geneformer"], atol=1e-6)
+    other = gf.tl.embed_genes(adata[::-1].copy(), toy, sample=5, agg="median", random_state=3, copy=True)
+    np.testing.assert_allclose(other.varm["geneformer"], expected.varm["geneformer"], atol=1e-6)
 
 
 def test_a_sample_as_large_as_the_data_is_the_data(adata, toy):
@@ -267,7 +270,10 @@ def test_a_second_call_overwrites_its_keys_and_says_so(adata, toy, log):
         ({"min_cells": 0}, "min_cells=0"),
         ({"min_cells": 1.5}, "min_cells=1.5"),
         ({"sample": 0}, "sample=0"),
+        ({"random_state": -1}, "random_state=-1"),
         ({"max_memory_gb": -1}, "max_memory_gb=-1"),
+        ({"max_memory_gb": "4"}, "max_memory_gb='4'"),
+        ({"groupby": 5}, "groupby='5' is no column"),
         ({"counts_layer": "nope"}, "the layers are: none"),
     ],
     ids=str,

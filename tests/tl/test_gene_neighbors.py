@@ -46,6 +46,12 @@ def test_genes_are_answered_in_the_order_asked(adata):
     pd.testing.assert_frame_equal(gf.tl.gene_neighbors(adata, genes="G9", n_neighbors=2), found.head(2))
 
 
+def test_genes_that_are_missing_are_listed_and_left_out(adata, log):
+    found = gf.tl.gene_neighbors(adata, genes=["nope", "G9", "G3"], n_neighbors=2)
+    assert found["gene"].tolist() == ["G9", "G9"]
+    assert "2 of 3 genes are left out (not in adata.var_names: 'nope'; without embedding" in log()
+
+
 def test_a_group_has_neighbors_of_its_own(adata):
     found = gf.tl.gene_neighbors(adata, "geneformer_cell_type", group="CD4+/CD25 T Reg", genes="G0", n_neighbors=3)
     assert found["neighbor"].tolist() == by_hand(adata, adata.varm["geneformer_cell_type"][:, 1], "G0")[0][:3]
@@ -74,8 +80,9 @@ def test_equal_embeddings_come_in_the_order_of_var(adata):
         ({"group": "B"}, "one embedding per gene"),
         ({"key": "geneformer_cell_type"}, r"name one by group=; the groups are: 'B', 'CD4\+/CD25 T Reg'"),
         ({"key": "geneformer_cell_type", "group": "T"}, "has no group 'T'"),
-        ({"genes": ["G0", "nope"]}, "not in adata.var_names: 'nope'"),
-        ({"genes": "G3"}, "have no embedding"),
+        ({"genes": ["nope"]}, "None of the genes can be used .not in adata.var_names: 'nope'"),
+        ({"genes": ["G3", "nope"]}, "not in adata.var_names: 'nope'; without embedding .*: 'G3'"),
+        ({"n_neighbors": None}, "n_neighbors=None must be a whole number"),
         ({"n_neighbors": 0}, "at least 1"),
     ],
     ids=str,

@@ -159,6 +159,13 @@ def test_predictions_do_not_depend_on_batches_and_devices(adata, loaded):
     np.testing.assert_allclose(one["probability"], two["probability"], atol=1e-5)
 
 
+def test_the_cells_foreseen_are_the_masked_copies_that_are_run(adata, loaded, log):
+    gf.tl.score_masked_genes(adata, loaded, n_passes=3)
+    assert "    36 cells with" in log()
+    found = gf.tl.predict_masked_genes(adata, loaded, genes=["G1", "G2"], top_k=1)
+    assert f"    {len(found)} cells with" in log()
+
+
 def test_genes_are_named_as_in_the_data_and_missing_ones_are_left_out(adata, loaded, log):
     adata = adata[:, :30].copy()
     adata.var_names = [f"mine{i}" for i in range(30)]

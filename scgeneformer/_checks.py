@@ -1,0 +1,25 @@
+"""Parameters that many functions share: checked, and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from scgeneformer._errors import DataError
+
+
+def check_whole(least: int = 1, most: int | None = None, /, **numbers: Any) -> None:
+    """Refuse parameters, given by their names, that are no whole numbers within the limits."""
+    for name, value in numbers.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < least or (most is not None and value > most):
+            span = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise DataError(f"{name}={value!r} must be a whole number {span}.")
+
+
+def as_names(asked: Any) -> list[str]:
+    """Names that a user asks for, one or several, as text: labels may be numbers."""
+    one = isinstance(asked, str) or not isinstance(asked, Iterable)
+    return [str(name) for name in ([asked] if one else asked)]
