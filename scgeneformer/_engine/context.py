@@ -1,38 +1,52 @@
 """Does the contextual embedding of a gene differ between two sides, each made of replicates?
 
-Of one gene, let x_r be the mean embedding over the cells of replicate r that contain it, scaled to unit length, and
-c(r, s) = 1 − x_r·x_s the cosine distance of two replicates. With A the n replicates of the group and B the m of the
-reference,
+Of one gene, let x_r be the mean embedding over the cells of replicate r that contain it, scaled to unit length. With A
+the n replicates of the group, B the m of the reference, and w the variance of a side summed over the dimensions,
 
-    between = mean of c(r, s) over r in A, s in B
-    w_A     = mean of c(r, r') over r ≠ r' in A, and w_B likewise
-    effect  = between − (w_A + w_B) / 2
-    noise   = (w_A / n + w_B / m) / 2
-    score   = effect / noise
+    w_A    = Σ |x_r - mean A|² / (n - 1) over r in A, and w_B likewise
+    noise  = (w_A / n + w_B / m) / 2
+    effect = |mean A - mean B|² / 2 - noise
+    score  = effect / noise
 
-Because the x are unit vectors, w_A is the unbiased variance of A (summed over the dimensions) and the effect is the
-unbiased estimate of half the squared distance between what A and B would give with infinitely many replicates: 0 on
-average if there is no difference, 1 − cosine of the two if the replicates of a side agree. The score plus one is
-|mean A − mean B|² over its expectation without a difference (the Welch statistic summed over the dimensions). It has
-no unit, which is what allows to pool it over genes.
+Because the x are unit vectors, w_A is the mean cosine distance of two replicates of A, and the effect is the mean
+distance of one of A and one of B less (w_A + w_B) / 2: 0 on average if there is no difference, 1 - cosine if the
+replicates of a side agree. The score plus one is |mean A - mean B|² over its expectation without a difference (the
+Welch statistic summed over the dimensions). It has no unit, which is what allows to pool it over genes.
 
-The null: replicates trade places between A and B. All labelings if they are few, else random ones; the true labeling,
-and for n = m its mirror image, are left out. A p-value is the share of (labeling, gene) pairs whose score reaches
-that of the gene, over all genes with the same n and m. Everything follows from the cosines of the replicates of a
-gene, a matrix (n + m) × (n + m): neither a second forward pass nor the embeddings are needed for a labeling.
+The null. Without a difference all x_r are the same vector plus noise, that of A with ρ times the variance of that of B.
+The n + m - 1 contrasts
+
+    (mean A - mean B) / √(ρ/n + 1/m),   n - 1 orthonormal ones within A / √ρ,   m - 1 within B
+
+are then vectors of one distribution, independent if it is normal, and turning them into each other by a random rotation
+gives data that are as likely as those at hand (rotation test: Langsrud 2005, Wu et al. 2010). For ρ = 1 replicates that
+trade places between A and B are a special case; where a side scatters more than the other, traded places would mix what
+the true labels keep apart, and rotations do not. ρ is the ratio of Σ w_A to Σ w_B over the genes.
+
+A p-value is the share of (rotation, gene) pairs whose score reaches that of the gene, over all genes with the same n
+and m. A gene with a large difference has large scores under rotation, too: those found in a first round are left out of
+the null of the second. Everything follows from the products of the contrasts of a gene, a matrix (n + m - 1)²: neither
+a second forward pass nor the embeddings are needed for a rotation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
-from math import comb
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.linalg import block_diag, helmert
 from scipy.stats import false_discovery_control
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 MIN_NOISE = 1e-10  # below it, replicates are the same up to rounding
-BLOCK = 2**24  # numbers in the largest array of a block of genes
+BLOCK = 2**24  # numbers in the largest array of a block of genes or rotations
+FDR = 0.05  # at which genes are left out of the null
+
+Side = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +60,11 @@ class Comparison:
     score
         Effect over its noise.
     pvals, pvals_adj
-        Of the pooled permutations, and after Benjamini and Hochberg.
+        Of the pooled rotations, and after Benjamini and Hochberg.
     n_cells, n_cells_reference
         Cells with the gene.
     n_replicates
         Replicates of the group that count for the gene.
-    n_labelings
-        Most labelings of the null of any gene.
     """
 
     effect: np.ndarray
@@ -62,17 +74,9 @@ class Comparison:
     n_cells: np.ndarray
     n_cells_reference: np.ndarray
     n_replicates: np.ndarray
-    n_labelings: int
 
 
-def compare(
-    group: tuple[np.ndarray, np.ndarray],
-    reference: tuple[np.ndarray, np.ndarray],
-    *,
-    min_cells: int = 1,
-    n_permutations: int = 500,
-    seed: int = 0,
-) -> Comparison:
+def compare(group: Side, reference: Side, *, min_cells: int = 1, n_rotations: int = 500, seed: int = 0) -> Comparison:
     """Compare the contextual embeddings of every gene between a group and a reference.
 
     Parameters
@@ -81,76 +85,80 @@ def compare(
         Sums of the embeddings, (n_replicates, n_genes, d), and the number of cells summed, (n_replicates, n_genes).
     min_cells
         Cells a replicate needs for a gene to count for it.
-    n_permutations
-        Labelings of the null, if there are more than that.
+    n_rotations
+        Random rotations of the null.
     seed
-        Of the random labelings.
+        Of the rotations.
     """
     n_cells = [counts.sum(axis=0) for _, counts in (group, reference)]
     use = [counts >= max(1, min_cells) for _, counts in (group, reference)]
     n, m = (side.sum(axis=0) for side in use)
     effect, score, pvals, adjusted = (np.full(len(n), np.nan) for _ in range(4))
-    most = 0
     for a, b in sorted({(a, b) for a, b in zip(n.tolist(), m.tolist(), strict=True) if min(a, b) > 1}):
         genes = np.flatnonzero((n == a) & (m == b))
-        labels = labelings(a, b, n_permutations, seed)
-        most = max(most, len(labels) - 1)
-        null = np.empty((len(genes), len(labels) - 1))
-        step = max(1, BLOCK // ((a + b) * max(group[0].shape[2], len(labels))))
-        for start in range(0, len(genes), step):
-            some = slice(start, start + step)
-            cosines = _cosines(group, reference, use, genes[some], a, b)
-            effects, scores = statistics(cosines, labels)
-            effect[genes[some]], score[genes[some]] = effects[:, 0], scores[:, 0]
-            null[some] = scores[:, 1:]
-        pvals[genes] = pooled_pvalues(score[genes], null)
+        products = partial(_products, group, reference, use, genes, a, b)
+        observed = np.concatenate([np.diagonal(some, axis1=1, axis2=2) for some in products()])
+        squares = np.array([observed[:, 0], observed[:, 1:a].mean(axis=1), observed[:, a:].mean(axis=1)])
+        effect[genes], score[genes] = statistics(squares, a, b)
+        pvals[genes] = pvalues(score[genes], _null(products, squares, a, b, n_rotations, seed))
     tested = ~np.isnan(pvals)
     if tested.any():
         adjusted[tested] = false_discovery_control(pvals[tested], method="bh")
-    return Comparison(effect, score, pvals, adjusted, n_cells[0], n_cells[1], n, most)
+    return Comparison(effect, score, pvals, adjusted, n_cells[0], n_cells[1], n)
 
 
-def labelings(n: int, m: int, n_permutations: int, seed: int) -> np.ndarray:
-    """Ways to choose A from n + m replicates, (1 + n_labelings, n + m) of 0 and 1; the true one comes first."""
-    true = np.arange(n + m) < n
-    if n_labelings(n, m) <= n_permutations:
-        chosen = combinations(range(n + m), n)
-        others = np.array([np.isin(np.arange(n + m), c) for c in chosen])[1:]
-        if n == m:
-            others = others[others[:, 0]]  # one of each pair of mirror images
-    else:
-        rng = np.random.default_rng((seed, n, m))
-        others = rng.permuted(np.tile(true, (n_permutations, 1)), axis=1)
-        same = (others == true).all(axis=1) | ((others == ~true).all(axis=1) if n == m else False)
-        others = others[~same]
-    return np.vstack([true, others]).astype(np.float64)
+def statistics(squares: np.ndarray, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Effect and score from the squared distance of the means, w_A and w_B, (3, ...)."""
+    apart, w_a, w_b = squares
+    noise = (w_a / n + w_b / m) / 2
+    effect = apart / 2 - noise
+    return effect, effect / np.maximum(noise, MIN_NOISE)
 
 
-def n_labelings(n: int, m: int) -> int:
-    """Labelings other than the true one, and for n = m other than its mirror image."""
-    return comb(n + m, n) // (2 if n == m else 1) - 1
+def contrasts(n: int, m: int) -> np.ndarray:
+    """Weights of the replicates: difference of the means, n - 1 within A, m - 1 within B; (n + m - 1, n + m)."""
+    difference = np.repeat([1 / n, -1 / m], [n, m])
+    return np.vstack([difference, block_diag(helmert(n), helmert(m))])
 
 
-def statistics(cosines: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Effect and score of every gene under every labeling, (n_genes, n_labelings) each.
+def rotations(n: int, m: int, ratio: float, n_rotations: int, rng: np.random.Generator) -> np.ndarray:
+    """Quadratic forms that turn the contrasts at random, and give what :func:`statistics` needs.
+
+    Of products P between contrasts, Σ P * form is the squared distance of the means, w_A and w_B after the rotation.
 
     Parameters
     ----------
-    cosines
-        Between the replicates of each gene, (n_genes, n + m, n + m), 1 on the diagonal.
-    labels
-        1 for replicates in A, 0 for those in B, (n_labelings, n + m).
+    n, m
+        Replicates of A and B.
+    ratio
+        Variance of A over that of B, ρ.
+
+    Returns
+    -------
+    (3, n_rotations, n + m - 1, n + m - 1)
     """
-    n = labels[0].sum()
-    m = labels.shape[1] - n
-    in_a = np.einsum("gul,lu->gl", cosines @ labels.T, labels)  # sum over pairs within A
-    across = cosines.sum(axis=2) @ labels.T - in_a
-    in_b = cosines.sum(axis=(1, 2))[:, None] - in_a - 2 * across
-    w_a = 1 - (in_a - n) / (n * (n - 1))
-    w_b = 1 - (in_b - m) / (m * (m - 1))
-    effect = 1 - across / (n * m) - (w_a + w_b) / 2
-    noise = (w_a / n + w_b / m) / 2
-    return effect, effect / np.maximum(noise, MIN_NOISE)
+    variance = np.repeat([ratio / n + 1 / m, ratio, 1], [1, n - 1, m - 1])  # of the contrasts, B having 1
+    # the first n rows of a random orthonormal matrix, as columns, applied to contrasts of variance 1
+    turned = np.linalg.qr(rng.normal(size=(n_rotations, n + m - 1, n)))[0] / np.sqrt(variance)[:, None]
+    first, others = turned[:, :, :1], turned[:, :, 1:]
+    apart, in_a = first @ first.transpose(0, 2, 1), others @ others.transpose(0, 2, 1)
+    in_b = np.diag(1 / variance) - apart - in_a  # rows of an orthonormal matrix: all together make the identity
+    return np.stack([apart * variance[0], in_a * ratio / (n - 1), in_b / (m - 1)])
+
+
+def pvalues(scores: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """P-values of the pooled null of all genes, then of that of the genes that these have not found.
+
+    Parameters
+    ----------
+    scores
+        Of the genes, (n_genes,).
+    null
+        Of the same genes under rotations, (n_genes, n_rotations).
+    """
+    found = pooled_pvalues(scores, null)
+    unchanged = false_discovery_control(found, method="bh") >= FDR
+    return pooled_pvalues(scores, null[unchanged]) if unchanged.any() else found
 
 
 def pooled_pvalues(scores: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -159,19 +167,38 @@ def pooled_pvalues(scores: np.ndarray, null: np.ndarray) -> np.ndarray:
     return (1 + len(ordered) - np.searchsorted(ordered, scores, side="left")) / (1 + len(ordered))
 
 
-def _cosines(
-    group: tuple[np.ndarray, np.ndarray],
-    reference: tuple[np.ndarray, np.ndarray],
-    use: list[np.ndarray],
-    genes: np.ndarray,
-    n: int,
-    m: int,
+def _null(
+    products: Callable[[], Iterator[np.ndarray]], squares: np.ndarray, n: int, m: int, n_rotations: int, seed: int
 ) -> np.ndarray:
-    """Cosines between the n + m replicates that count for each of the genes, (n_genes, n + m, n + m)."""
-    sides = []
-    for (sums, _), used, size in ((group, use[0], n), (reference, use[1], m)):
-        replicates = np.argsort(~used[:, genes], axis=0, kind="stable")[:size].T  # (n_genes, size)
-        sides.append(sums[replicates, genes[:, None]])
-    units = np.concatenate(sides, axis=1)  # (n_genes, n + m, d); the mean has the direction of the sum
-    units /= np.linalg.norm(units, axis=2, keepdims=True)
-    return units @ units.transpose(0, 2, 1)
+    """Scores of all genes under random rotations, (n_genes, n_rotations)."""
+    w_a, w_b = np.maximum(squares[1:].mean(axis=1), MIN_NOISE)
+    rng = np.random.default_rng((seed, n, m))
+    null = np.empty((squares.shape[1], n_rotations))
+    step = max(1, BLOCK // max((n + m) ** 2, squares.shape[1]))
+    for start in range(0, n_rotations, step):
+        forms = rotations(n, m, w_a / w_b, min(step, n_rotations - start), rng)
+        row = 0
+        for some in products():
+            turned = np.tensordot(forms, some, axes=((2, 3), (1, 2)))  # (3, rotations, genes)
+            scores = statistics(turned, n, m)[1].T
+            null[row : row + len(some), start : start + scores.shape[1]] = scores
+            row += len(some)
+    return null
+
+
+def _products(
+    group: Side, reference: Side, use: list[np.ndarray], genes: np.ndarray, n: int, m: int
+) -> Iterator[np.ndarray]:
+    """Products between the contrasts of each of the genes, block by block, (n_genes, n + m - 1, n + m - 1)."""
+    weights = contrasts(n, m)
+    step = max(1, BLOCK // ((n + m) * max(n + m, group[0].shape[2])))
+    for start in range(0, len(genes), step):
+        some = genes[start : start + step]
+        sides = []
+        for (sums, _), used, size in ((group, use[0], n), (reference, use[1], m)):
+            replicates = np.argsort(~used[:, some], axis=0, kind="stable")[:size].T  # those that count, (n_some, size)
+            sides.append(sums[replicates, some[:, None]])
+        units = np.concatenate(sides, axis=1)  # (n_some, n + m, d); the mean has the direction of the sum
+        units /= np.linalg.norm(units, axis=2, keepdims=True)
+        contrasted = weights @ units
+        yield contrasted @ contrasted.transpose(0, 2, 1)

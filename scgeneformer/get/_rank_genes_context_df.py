@@ -37,7 +37,7 @@ def rank_genes_context_df(
     `score`
         Effect over its noise.
     `pvals`, `pvals_adj`
-        Of the permutation of replicates, and after Benjamini and Hochberg.
+        Of the rotation test, and after Benjamini and Hochberg.
     `n_cells`, `n_cells_reference`
         Cells with the gene.
     `n_replicates`

@@ -9,23 +9,20 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.context_frame import to_uns
 from scgeneformer._adata.replicates import find_design
 from scgeneformer._adata.writer import Results, target_of, write
+from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
-from scgeneformer._errors import DataError
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
 
     from scgeneformer._adata.replicates import Design
     from scgeneformer._engine.context import Comparison
     from scgeneformer._engine.gene_sums import GeneSums
-    from scgeneformer._engine.tokens import Tokens
     from scgeneformer.models import ModelLike
     from scgeneformer.tl._session import Session
-
-FEW = 19  # labelings below which the smallest p that a labeling alone allows is above 0.05
 
 
 @shared_docs
@@ -38,7 +35,7 @@ def rank_genes_context(
     groups: str | Sequence[str] = "all",
     replicate: str | None = None,
     n_replicates: int = 5,
-    n_permutations: int = 500,
+    n_rotations: int = 500,
     layer: int | Sequence[int] = -2,
     min_cells: int = 3,
     seed: int = 0,
@@ -73,15 +70,15 @@ def rank_genes_context(
         random: cells are then the unit of the test, and p-values do not speak of other donors.
     n_replicates
         Number of random splits; without effect where `replicate` is given.
-    n_permutations
-        Labelings of the null if there are more than that, else all of them.
+    n_rotations
+        Random rotations of the null.
     layer
         Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
         A list is computed in one pass.
     min_cells
         Cells of a replicate that must contain a gene for the replicate to count for this gene.
     seed
-        Of random splits and labelings.
+        Of random splits and rotations.
     {counts}
     {device}
     key_added
@@ -102,7 +99,7 @@ def rank_genes_context(
     `'scores'` : float64
         Effect over its noise.
     `'pvals'`, `'pvals_adj'` : float64
-        Permutation p-value and its Benjamini-Hochberg adjustment over the genes of the group.
+        Of a rotation test, and its Benjamini-Hochberg adjustment over the genes of the group.
     `'n_cells'`, `'n_cells_reference'`, `'n_replicates'` : int64
         Cells of group and reference with the gene, and replicates of the group that count for it.
     `'groups'` : str (n_groups,)
@@ -128,10 +125,12 @@ def rank_genes_context(
     .. math::
         effect = \overline{c_{AB}} - (w_A + w_B) / 2, \quad score = 2 \, effect / (w_A / n + w_B / m)
 
-    where :math:`w` is the mean of :math:`c` over pairs within a side. The null are the scores after the replicates
-    traded places between the sides, pooled over all genes with the same n and m;
-    :math:`p = (1 + \#\{null \ge score\}) / (1 + \#null)`. Pooling is what makes three donors against three usable,
-    at a price: genes of one cell move together, and where they do, the p-values of all genes are low or high together.
+    where :math:`w` is the mean of :math:`c` over pairs within a side. The null are the scores after random rotations
+    of the differences between replicates, scaled by the noise of their side: replicates that trade places, made to work
+    for few replicates and for sides of unequal noise (Langsrud 2005). It is pooled over all genes with the same n and
+    m, but for those found in a first round; :math:`p = (1 + \#\{null \ge score\}) / (1 + \#null)`. Pooling makes three
+    donors against three usable, at a price: genes of one cell move together, and where they do, the p-values of all
+    genes are low or high together.
 
     Examples
     --------
@@ -143,9 +142,8 @@ def rank_genes_context(
     array(['CD19+ B'], dtype=object)
     """
     target = target_of(adata, copy)
-    for name, value in (("n_permutations", n_permutations), ("min_cells", min_cells)):
-        if value < 1:
-            raise DataError(f"{name}={value} must be at least 1.")
+    check_whole(n_rotations=n_rotations, min_cells=min_cells)
+    check_whole(0, seed=seed)
     design = find_design(adata, groupby, groups, reference, replicate, n_replicates, seed)
     session = open_session(
         adata,
@@ -165,14 +163,14 @@ def rank_genes_context(
     names = session.source.counts.var.index.to_numpy(str)[known]
     results = Results()
     for n in session.layers:
-        comparisons = _compare(sums, design, n, min_cells=min_cells, n_permutations=n_permutations, seed=seed)
+        comparisons = _compare(sums, design, n, min_cells=min_cells, n_rotations=n_rotations, seed=seed)
         optional = {} if replicate is None else {"replicate": replicate}
         params = session.params(
             layer=n,
             groupby=np.array(design.columns, dtype=object),
             reference=design.reference,
             n_replicates=design.n_replicates,
-            n_permutations=n_permutations,
+            n_rotations=n_rotations,
             min_cells=min_cells,
             seed=seed,
             **optional,
@@ -186,13 +184,15 @@ def rank_genes_context(
 
 def _sums(session: Session, design: Design, tokens: np.ndarray) -> GeneSums:
     """Sums of the embeddings of the genes with these tokens over the cells of every unit, in one pass."""
+    from scgeneformer._engine.cell_choice import only_cells
     from scgeneformer._engine.gene_sums import gene_sums
 
+    needed = design.unit_of_cell >= 0
     slot_of_token = np.full(session.model.vocabulary.n_tokens, -1, dtype=np.int64)
     slot_of_token[tokens] = np.arange(len(tokens))
-    with session.running("compare") as (_, blocks, advance):
+    with session.running("compare", int(needed.sum())) as (_, blocks, advance):
         return gene_sums(
-            _needed(blocks, design.unit_of_cell >= 0),
+            only_cells(blocks, needed),
             session.berts,
             session.layers,
             session.tokens_per_batch,
@@ -204,16 +204,6 @@ def _sums(session: Session, design: Design, tokens: np.ndarray) -> GeneSums:
         )
 
 
-def _needed(blocks: Iterable[tuple[int, Tokens]], needed: np.ndarray) -> Iterator[tuple[int, Tokens]]:
-    """Blocks in which cells that are not needed have no tokens, so that they are not run."""
-    from scgeneformer._engine.tokens import Tokens, offsets_of
-
-    for first, tokens in blocks:
-        kept = needed[first : first + len(tokens)]
-        lengths = tokens.lengths
-        yield first, Tokens(tokens.ids[np.repeat(kept, lengths)], offsets_of(lengths * kept))
-
-
 def _compare(sums: GeneSums, design: Design, layer: int, **how: int) -> list[Comparison]:
     """Compare each group with its reference; say how well."""
     from scgeneformer._engine.context import compare
@@ -223,14 +213,9 @@ def _compare(sums: GeneSums, design: Design, layer: int, **how: int) -> list[Com
     for name, (own, other), (n_own, n_other) in pairs:
         comparison = compare((own, n_own), (other, n_other), **how)
         found.append(comparison)
-        tested, few = int((~np.isnan(comparison.score)).sum()), comparison.n_labelings < FEW
+        tested = int((~np.isnan(comparison.score)).sum())
         if not tested:
             logg.warning(f"{name!r}: no gene is in {how['min_cells']} cells of two replicates on both sides (all NaN)")
             continue
         logg.info(f"    {name!r}: {tested} genes tested, {int((comparison.pvals_adj < 0.05).sum())} with FDR < 0.05")
-        if few:
-            logg.warning(
-                f"{name!r}: the replicates can trade places in only {comparison.n_labelings} other ways. The p-values "
-                "hold as far as genes move independently of each other; take them as a ranking."
-            )
     return found
