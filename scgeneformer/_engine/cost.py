@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CPU_TOKENS_PER_BATCH = 4096  # activations of this size stay out of the way of fresh memory, whose first touch is slow
 CUDA_TOKENS_PER_BATCH = 65_536
+EMULATED = 5e9  # floating-point operations per second; what computes in half precision has ten times as many
 LONG_SECONDS = 600  # from here on the faster choices are named, as a warning
 EFFICIENCY, EFFICIENCY_HALF = 0.6, 0.3  # of the matrix-multiply rate, as benchmarks find it on CPUs, with some reserve
 
@@ -49,14 +50,21 @@ def choose_tokens_per_batch(bert: BertModel, asked: int | None) -> int:
 
 @cache
 def matmul_rate(device: str, dtype: torch.dtype, width: int) -> float:
-    """Floating-point operations per second of this device in a matrix product of a block's shape, the best of ten."""
-    a, b = torch.ones(4096, width, dtype=dtype, device=device), torch.ones(width, width, dtype=dtype, device=device)
-    times = []
-    for _ in range(11):  # the first one warms up
-        start = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for the device
-        times.append(time.perf_counter() - start)
-    return 2 * a.shape[0] * width * width / min(times)
+    """Floating-point operations per second of this device in a matrix product of a block's shape, the best of ten.
+
+    A few rows are tried first: where the processor does not compute in `dtype` but emulates it, they tell enough.
+    """
+    best = 0.0
+    for rows, repeats in ((64, 4), (4096, 11)):  # the first of each warms up
+        a, b = torch.ones(rows, width, dtype=dtype, device=device), torch.ones(width, width, dtype=dtype, device=device)
+        for _ in range(repeats):
+            start = time.perf_counter()
+            (a @ b)[0, 0].item()  # waits for the device
+            seconds = time.perf_counter() - start
+            best = max(best, 2 * rows * width * width / seconds)
+        if dtype != torch.float32 and best < EMULATED:
+            break
+    return best
 
 
 def announce(
@@ -89,6 +97,13 @@ def announce(
     per_cell = float(costs.mean()) if len(costs) else 0.0
     efficiency = EFFICIENCY if bert.dtype == torch.float32 else EFFICIENCY_HALF
     seconds = n_cells * per_cell / (efficiency * rate)
+    if bert.device.type == "cpu" and bert.dtype != torch.float32:
+        whole = matmul_rate("cpu", torch.float32, bert.config.hidden_size)
+        if whole > rate:
+            logg.warning(
+                f"this processor is {whole / rate:.0f} times slower in {str(bert.dtype)[6:]} than in float32: "
+                "use dtype='float32'"
+            )
     line = f"{n_cells:,} cells with {name} on {bert.device} in {str(bert.dtype)[6:]} take about {readable(seconds)}"
     if seconds < LONG_SECONDS or bert.device.type != "cpu":
         logg.info(f"    {line}")

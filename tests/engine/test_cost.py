@@ -63,3 +63,15 @@ def test_durations_are_in_the_unit_a_person_would_use(seconds, text):
 
 def test_the_measured_rate_is_a_rate():
     assert 1e8 < cost.matmul_rate("cpu", torch.float32, 128) < 1e14
+
+
+def test_half_precision_that_the_processor_only_emulates_is_warned_of(bert, log, monkeypatch):
+    monkeypatch.setattr(cost, "matmul_rate", lambda device, dtype, width: 2e10 if dtype == torch.float32 else 1e9)
+    cost.announce(bert.to(torch.bfloat16), 2, np.array([10]), 10, "toy")
+    assert "20 times slower in bfloat16 than in float32: use dtype='float32'" in log()
+
+
+def test_a_scan_costs_its_passes(bert, monkeypatch):
+    monkeypatch.setattr(cost, "matmul_rate", lambda *_: 1e9)
+    once = cost.announce(bert, 2, np.array([10, 20]), 100, "toy")
+    assert cost.announce(bert, 2, np.array([10, 20]), 100, "toy", passes=np.array([3, 3])) == pytest.approx(3 * once)
