@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer._adata import keys
+from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ def effects_frame(adata: AnnData, perturbation: str | None, key: str, min_cells:
     DataError
         If there is no such perturbation, or `min_cells` is not positive.
     """
-    if min_cells < 1:
-        raise DataError(f"min_cells={min_cells} must be at least 1.")
+    check_whole(min_cells=min_cells)
     effects = keys.effects_key(key)
     parts = {"mean": effects, "sd": keys.spread_key(effects), "n_cells": keys.n_cells(effects)}
     if missing := [part for part in parts.values() if part not in adata.varm]:

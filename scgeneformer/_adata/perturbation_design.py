@@ -9,6 +9,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._checks import as_names, check_whole
 from scgeneformer._engine.perturbation_statistics import TESTS, Asked
 from scgeneformer._errors import DataError, MissingKeyError
 
@@ -69,7 +70,7 @@ def find_cells(
     DataError
         If a group does not exist.
     """
-    asked = [str(name) for name in ([groups] if isinstance(groups, str) else groups)]
+    asked = as_names(groups)
     if groupby is None:
         if asked != [ALL]:
             raise DataError(f"groups={asked} needs groupby=, the column of adata.obs that defines the groups.")
@@ -142,14 +143,13 @@ def tables(read: Perturbed, cells: Cells, asked: Asked) -> Iterator[ShiftTable]:
     return (table.where(some) for some in rows)
 
 
-def check_test(test: str, n_null: int, min_cells: int, state: str | None, replicate: str | None) -> None:
+def check_test(test: str, n_null: int, min_cells: int, seed: int, state: str | None, replicate: str | None) -> None:
     """Refuse parameters that have no meaning."""
     if test not in TESTS:
         raise DataError(f"test={test!r} does not exist; choose one of {', '.join(map(repr, TESTS))}.")
-    if n_null < 2:
-        raise DataError(f"n_null={n_null} must be at least 2: one before and one behind the gene in rank.")
-    if min_cells < 1:
-        raise DataError(f"min_cells={min_cells} must be at least 1.")
+    check_whole(2, n_null=n_null)  # one before and one behind the gene in rank
+    check_whole(min_cells=min_cells)
+    check_whole(0, seed=seed)
     if state is not None and TESTS[test].needs == "goal":
         raise DataError(f"state={state!r} has no meaning for test={test!r}, which has all states. Leave it out.")
     if replicate is not None and not TESTS[test].has_pvalues:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scgeneformer._checks import as_names
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def ranking_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -
     """
     stored = read_ranking(adata, key)
     groups = [str(name) for name in stored["groups"]]
-    asked = groups if group is None else [str(name) for name in ([group] if isinstance(group, str) else group)]
+    asked = groups if group is None else as_names(group)
     if missing := [name for name in asked if name not in groups]:
         listed = ", ".join(map(repr, groups))
         raise DataError(f"group={missing} do not exist in adata.uns[{key!r}]; the groups are: {listed}.")

@@ -8,6 +8,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.gene_vectors import gene_vectors, rows_of
 from scgeneformer._checks import as_names, check_whole
 from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer.pl._labels import spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +132,7 @@ def _label(ax: Axes, points: np.ndarray, names: list[str]) -> None:
         side = np.flatnonzero((points[:, 0] > centre) == right)
         side = side[np.argsort(points[side, 1], kind="stable")]
         x = points[:, 0] + (0.05 if right else -0.05) * width
-        for i, y in zip(side, _spread(points[side, 1], height), strict=True):
+        for i, y in zip(side, spread(points[side, 1], height), strict=True):
             ax.annotate(
                 names[i],
                 points[i],
@@ -144,11 +145,3 @@ def _label(ax: Axes, points: np.ndarray, names: list[str]) -> None:
                 arrowprops={"arrowstyle": "-", "color": "0.3", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
                 zorder=5,
             )
-
-
-def _spread(ys: np.ndarray, gap: float) -> np.ndarray:
-    """Ascending positions at least `gap` apart, as near to the given ones as least squares can have them."""
-    from sklearn.isotonic import isotonic_regression
-
-    steps = gap * np.arange(len(ys))
-    return isotonic_regression(ys - steps) + steps if len(ys) else ys

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.ranking_frame import ranking_frame, read_ranking
+from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._perturbation_kinds import KINDS, Ranking
@@ -75,8 +76,7 @@ def perturbation(
     """
     if kind not in KINDS:
         raise DataError(f"kind={kind!r} does not exist; choose one of {', '.join(map(repr, KINDS))}.")
-    if n_genes < 1:
-        raise DataError(f"n_genes={n_genes} must be at least 1.")
+    check_whole(n_genes=n_genes)
     frame = ranking_frame(adata, group, key).drop_duplicates(["group", "names"])
     frame = frame[frame["effect"].notna()]
     if "pvals" in frame and frame["pvals"].notna().any():

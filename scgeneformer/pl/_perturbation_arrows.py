@@ -6,6 +6,7 @@ import numpy as np
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.effects_frame import cell_vectors
+from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError, MissingKeyError
 from scgeneformer.pl._figure import finish, shows, titled
 
@@ -85,9 +86,7 @@ def perturbation_arrows(
 
     from scgeneformer._engine.projection import project, smooth
 
-    for name, value, least in (("n_neighbors", n_neighbors, 2), ("n_grid", n_grid, 2)):
-        if value < least:
-            raise DataError(f"{name}={value} must be at least {least}.")
+    check_whole(2, n_neighbors=n_neighbors, n_grid=n_grid)
     if not temperature > 0:
         raise DataError(f"temperature={temperature} must be above 0.")
     name, vectors = cell_vectors(adata, perturbation, key)

@@ -6,6 +6,7 @@ import numpy as np
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.effects_frame import effects_frame, position
+from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows, titled
 
@@ -65,8 +66,7 @@ def perturbation_effects(
     DataError
         If there is no such perturbation, or no gene is with it in `min_cells` cells.
     """
-    if n_genes < 1:
-        raise DataError(f"n_genes={n_genes} must be at least 1.")
+    check_whole(n_genes=n_genes)
     frame = effects_frame(adata, perturbation, key, min_cells)
     if frame.empty:
         raise DataError(f"No gene is in {min_cells} cells together with {perturbation!r}. Lower min_cells.")

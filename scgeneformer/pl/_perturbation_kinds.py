@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer.pl._figure import titled
-from scgeneformer.pl._gene_embedding import _spread
+from scgeneformer.pl._heat_map import heat_map
+from scgeneformer.pl._labels import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,11 +197,11 @@ def _name(ax: Axes, x: np.ndarray, y: np.ndarray, names: np.ndarray) -> None:
         side = np.flatnonzero((x > 0) == positive)
         side = side[np.argsort(y[side], kind="stable")]
         gap = min(0.044 * (high - low), (high - low) / max(len(side), 1))
-        spread = _spread(y[side], gap)
+        heights = spread(y[side], gap)
         room = low + gap / 2, high - gap / 2  # names stay beside the plot
-        over = max(float(spread[-1]) - room[1], 0) if len(side) else 0
-        spread = np.maximum(spread - over, room[0] + gap * np.arange(len(side)))
-        for i, height in zip(side, spread, strict=True):
+        over = max(float(heights[-1]) - room[1], 0) if len(side) else 0
+        heights = np.maximum(heights - over, room[0] + gap * np.arange(len(side)))
+        for i, height in zip(side, heights, strict=True):
             ax.annotate(
                 names[i],
                 (x[i], y[i]),
@@ -219,34 +220,15 @@ def _name(ax: Axes, x: np.ndarray, y: np.ndarray, names: np.ndarray) -> None:
 
 def _heat_map(ax: Axes, ranking: Ranking) -> None:
     """Effects of genes × groups; a dot marks the significant ones."""
-    import matplotlib as mpl
-
     effect, significant = _table(ranking)
-    values = np.ma.masked_invalid(effect.to_numpy())
     signed = bool((ranking.frame["effect"] < 0).any())
-    size = np.abs(values.compressed())
-    most = max(float(np.percentile(size, 98)), 1e-12)  # one outlier must not bleach all others
-    beyond = "neither" if size.max() <= most else "both" if signed else "max"
-    colors = mpl.colormaps[ranking.cmap or ("RdBu_r" if signed else "magma_r")].with_extremes(bad="0.88")
-    image: Any = ax.imshow(values, aspect="auto", cmap=colors, vmin=-most if signed else 0, vmax=most)
-    rows, columns = np.nonzero(significant.to_numpy())
-    strong = np.abs(values.filled(0))[rows, columns] > 0.55 * most
-    ax.scatter(columns, rows, s=8, c=np.where(strong, "white", "black"), linewidths=0)
-    ax.set_xticks(range(effect.shape[1]), effect.columns, rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(effect.shape[0]), effect.index, fontstyle="italic")
-    ax.set_xticks(np.arange(effect.shape[1] + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(effect.shape[0] + 1) - 0.5, minor=True)
-    ax.grid(False)
-    ax.grid(which="minor", color="white", linewidth=0.8)
-    ax.tick_params(which="both", length=0)
-    bar = ax.figure.colorbar(image, ax=ax, shrink=min(1.0, 8 / max(len(effect), 8)), aspect=18, pad=0.03, extend=beyond)
-    bar.set_label(ranking.effect_label)
-    bar.outline.set_visible(False)
+    most = max(float(np.nanpercentile(np.abs(effect), 98)), 1e-12)  # one outlier must not bleach all others
+    look = {"cmap": ranking.cmap or ("RdBu_r" if signed else "magma_r"), "label": ranking.effect_label}
+    missing = heat_map(ax, effect, significant, low=-most if signed else 0.0, high=most, **look)
     dot = f"dot: FDR < {ranking.fdr:g}" if ranking.has_pvalues else ""
-    missing = "gray: in too few of the cells" if np.ma.is_masked(values) else ""
     _finish(ax, ranking, "", [])
-    ax.set_xlabel("\n".join(ranking.note(dot, missing)), fontsize="small", color="0.4", loc="left")
-    ax.spines[:].set_visible(False)
+    notes = ranking.note(dot, "gray: in too few of the cells" if missing else "")
+    ax.set_xlabel("\n".join(notes), fontsize="small", color="0.4", loc="left")
 
 
 def _table(ranking: Ranking) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -156,7 +156,7 @@ def rank_perturbations(
     ['CD74', 'FTL']
     """
     target = target_of(adata, copy)
-    check_test(test, n_null, min_cells, state, replicate)
+    check_test(test, n_null, min_cells, seed, state, replicate)
     chosen = TESTS[test]
     read = read_perturbed(
         adata,

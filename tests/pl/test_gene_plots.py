@@ -91,9 +91,9 @@ def test_colors_and_everything_else_go_to_scanpy(done):
 
 
 def test_labels_never_overlap_on_their_side():
-    from scgeneformer.pl._gene_embedding import _spread
+    from scgeneformer.pl._labels import spread
 
-    ys = _spread(np.array([0.0, 0.0, 0.1, 5.0]), 1.0)
+    ys = spread(np.array([0.0, 0.0, 0.1, 5.0]), 1.0)
     assert np.diff(ys).min() >= 1 - 1e-9
     assert ys[3] == 5
     assert ys[:3].mean() == pytest.approx(0.1 / 3)

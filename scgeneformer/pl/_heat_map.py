@@ -1,0 +1,61 @@
+"""A heat map of genes × groups of cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def heat_map(
+    ax: Axes, values: pd.DataFrame, marked: pd.DataFrame, *, cmap: str, low: float, high: float, label: str
+) -> bool:
+    """Draw the values with a color bar, and a dot on those that are marked.
+
+    Parameters
+    ----------
+    ax
+        Draw here.
+    values
+        Genes × groups; NaN is gray.
+    marked
+        Where the dots are.
+    cmap
+        Color map.
+    low, high
+        Values at its ends; the bar ends in an arrow where others are beyond.
+    label
+        Of the color bar.
+
+    Returns
+    -------
+    Whether a value is missing.
+    """
+    import matplotlib as mpl
+
+    colors = mpl.colormaps[cmap].with_extremes(bad="0.88")
+    shown = np.ma.masked_invalid(values.to_numpy(dtype=np.float64))
+    image: Any = ax.imshow(shown, aspect="auto", cmap=colors, vmin=low, vmax=high)
+    rows, columns = np.nonzero(marked.to_numpy())
+    red, green, blue, _ = image.cmap(image.norm(shown.filled(0)[rows, columns])).T.reshape(4, -1)
+    dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+    ax.scatter(columns, rows, s=8, c=np.where(dark, "white", "black"), linewidths=0)
+    ax.set_xticks(range(values.shape[1]), values.columns, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(values.shape[0]), values.index, fontstyle="italic")
+    ax.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(values.shape[0] + 1) - 0.5, minor=True)
+    ax.grid(False)
+    ax.grid(which="minor", color="white", linewidth=0.8)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    below, above = bool((shown < low).any()), bool((shown > high).any())
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+    shrink = min(1.0, 8 / max(len(values), 1))
+    bar = ax.figure.colorbar(image, ax=ax, shrink=shrink, aspect=18, pad=0.03, extend=extend)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bool(np.ma.is_masked(shown))
