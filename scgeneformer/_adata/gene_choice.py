@@ -49,6 +49,7 @@ def choose_genes(
     """
     asked = list(dict.fromkeys(as_names(genes)))
     tokens = mapped.tokens.tolist()
+    there = set(tokens)
     in_var: dict[str, int] = {}  # of several genes of one name the first that has a token
     for names in (var.index.astype(str).tolist(), mapped.names.tolist()):
         for name, token in zip(names, tokens, strict=True):
@@ -59,7 +60,7 @@ def choose_genes(
     unknown: list[str] = []
     for name, token in zip(asked, match_genes(asked, vocabulary).tolist(), strict=True):
         token = in_var.get(name, token)
-        if token >= 0 and token in tokens:
+        if token >= 0 and token in there:
             found.setdefault(token, name)
         else:
             (unknown if token < 0 else absent).append(name)

@@ -15,7 +15,7 @@ from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.aggregate import AGGREGATES
 from scgeneformer._engine.cell_choice import only_cells
-from scgeneformer._errors import DataError
+from scgeneformer._errors import DataError, OutOfMemoryError
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def embed_genes(
         names something that does not exist, or medians fit neither memory nor disk. Nothing is written then.
     ModelError
         If the model cannot be used.
+    OutOfMemoryError
+        If sums, or with ``per_cell=True`` the embeddings, do not fit into the memory.
 
     Examples
     --------
@@ -230,7 +232,14 @@ def _sample(adata: AnnData, sample: int | None, random_state: int) -> np.ndarray
 
 def _room_for_cells(n_obs: int, n_genes: int, session: Session) -> dict[int, np.ndarray]:
     shape = (n_obs, n_genes, session.model.width)
-    return {n: np.full(shape, np.nan, dtype=np.float32) for n in session.layers}
+    n_bytes = float(np.prod(shape)) * 4 * len(session.layers)
+    try:
+        return {n: np.full(shape, np.nan, dtype=np.float32) for n in session.layers}
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"Embeddings of {n_genes:,} genes in {n_obs:,} cells take {n_bytes / 1e9:.3g} GB, more than is free. Name "
+            "fewer genes (genes=[...]) or layers, or embed part of the cells at a time."
+        ) from error
 
 
 def _run(

@@ -7,6 +7,7 @@ from anndata.tests.helpers import assert_equal
 from toys import clear_cells, make_adata, make_bert
 
 import scgeneformer as gf
+from scgeneformer._errors import OutOfMemoryError
 
 AGGREGATES = {"mean": np.mean, "median": np.median, "var": np.var}
 LABELS = ["B", "CD4+/CD25 T Reg", "T cell"]
@@ -288,6 +289,15 @@ def test_a_column_whose_key_is_taken_is_refused(adata, toy, column, more):
     adata.obs[column] = "x"
     with pytest.raises(gf.DataError, match="Rename"):
         gf.tl.embed_genes(adata, toy, groupby=column, **more)
+
+
+def test_cells_beyond_memory_leave_the_data_alone(unchanged, toy, monkeypatch):
+    from scgeneformer.tl import _embed_genes
+
+    room = _embed_genes._room_for_cells
+    monkeypatch.setattr(_embed_genes, "_room_for_cells", lambda n_obs, *rest: room(n_obs * 10**14, *rest))
+    with pytest.raises(OutOfMemoryError, match=r"7.68e\+07 GB, more than is free\. Name fewer genes"):
+        gf.tl.embed_genes(unchanged, toy, genes="G1", per_cell=True)
 
 
 def test_a_median_beyond_memory_and_disk_leaves_the_data_alone(unchanged, toy, monkeypatch):
