@@ -219,13 +219,14 @@ def _replicate_means(asked: Asked, rows: ShiftTable, values: np.ndarray | None =
 
 
 def goal(table: ShiftTable, asked: Asked) -> Found:
-    """Shifts towards each state against those of all tested perturbations together, rank-sum test.
+    """Shifts towards each state against those of all perturbations together, rank-sum test.
 
     At most 100,000 of the latter, drawn once. Of a single perturbation there are only means. Over replicates: Student's
     test of the perturbation's mean less the mean of all, paired by replicate.
     """
-    tested = table.where(asked.tested[table.columns])
-    found, alone = _overall(tested), asked.tested.sum() < 2
+    everything = asked.tested | asked.null
+    tested, together = table.where(asked.tested[table.columns]), table.where(everything[table.columns])
+    found, alone = _overall(tested), everything.sum() < 2
     shape = (table.n_columns, tested.states.shape[1])
     effects, scores, pvals = (np.full(shape, np.nan) for _ in range(3))
     starts = tested.starts
@@ -235,7 +236,7 @@ def goal(table: ShiftTable, asked: Asked) -> Found:
             continue
         if asked.replicates is None:
             # drawn from the sorted shifts, so that the order of the cells is without effect
-            pool = np.sort(shifts)
+            pool = np.sort(together.states[:, state])
             if len(pool) > POOL:
                 pool = np.random.default_rng(asked.seed).choice(pool, POOL, replace=False)
             test = RankSum(pool).test
@@ -243,8 +244,8 @@ def goal(table: ShiftTable, asked: Asked) -> Found:
                 scores[column, state], pvals[column, state] = test(shifts[starts[column] : starts[column + 1]])
         else:
             means, _ = asked.by_replicate(tested, shifts)
-            all_together = _replicate_means(asked, tested, shifts)
-            scores[:, state], pvals[:, state], found["n_replicates"] = one_sample_t(means - all_together)
+            of_all = _replicate_means(asked, together, together.states[:, state])
+            scores[:, state], pvals[:, state], found["n_replicates"] = one_sample_t(means - of_all)
     found |= {"state_effects": effects, "state_pvals": pvals}
     found["state_pvals_adj"] = np.column_stack([adjust(column) for column in pvals.T])
     one = {"effect": effects, "scores": scores, "pvals": pvals, "pvals_adj": found["state_pvals_adj"]}

@@ -145,6 +145,14 @@ def test_goal_compares_with_all_genes_together(adata):
     assert keys == sorted(keys, reverse=True)
 
 
+def test_goal_of_a_sweep_compares_with_the_matched_genes_too(adata):
+    all_genes = rank(adata, test="goal")
+    adata.uns[KEY]["genes"] = np.array(["G3", "G4"], dtype=object)
+    found = rank(adata, test="goal")
+    assert set(found.index) == {"G3", "G4"}
+    np.testing.assert_allclose(found["pvals"], all_genes.loc[found.index, "pvals"])
+
+
 def test_goal_draws_from_many_shifts(adata, monkeypatch):
     from scgeneformer._engine import perturbation_statistics
 
