@@ -55,15 +55,6 @@ class Tokens:
         places = np.repeat(self.offsets[:-1][cells], lengths) + within
         return Tokens(self.ids[places], offsets, None if self.positions is None else self.positions[places])
 
-    def only(self, kept: np.ndarray) -> Tokens:
-        """Return the same cells, those that are not `kept`, (n_cells,) bool, without tokens."""
-        if kept.all():
-            return self
-        filled = np.flatnonzero(kept)
-        some, lengths = self.take(filled), np.zeros(len(self), dtype=np.int64)
-        lengths[filled] = some.lengths
-        return Tokens(some.ids, offsets_of(lengths), some.positions)
-
     def to_padded(self, width: int, pad: int = 0, dtype: type = np.uint16) -> np.ndarray:
         """Return a (n_cells, width) matrix, filled with `pad` behind each cell."""
         padded: np.ndarray = np.full((len(self), width), pad, dtype=dtype)

@@ -214,7 +214,7 @@ def perturb(
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,
     )
-    cells = find_cells(adata.n_obs, states, groups, sample, random_state)
+    cells = find_cells(adata, request, states, groups)
     start = logg.info(f"perturbing {int(cells.sum())} cells with {session.model.name}")
     found = run_all(session, request, states, cells, out)
     writer = PerturbationWriter(

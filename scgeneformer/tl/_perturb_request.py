@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scanpy import logging as logg
 
 from scgeneformer._adata.perturbation_choice import check_mode, split
+from scgeneformer._adata.sampling import sample_cells
+from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from scgeneformer._adata.goal import Goal
     from scgeneformer._adata.groups import Groups
     from scgeneformer._adata.perturbation_choice import Genes
@@ -77,11 +80,8 @@ def check(request: Request) -> None:
     for name in ("effects", "vectors"):
         if getattr(request, name) and request.genes is None:
             raise DataError(f"{name}=True keeps much for every perturbation. Name the genes: genes=[...].")
-    numbers: dict[str, tuple[Any, int]] = {"n_matched": (request.n_matched, 0), "n_exact": (request.n_exact, 0)}
-    numbers |= {"sample": (request.sample, 1)} if request.sample is not None else {}
-    for name, (value, least) in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise DataError(f"{name}={value!r} must be a whole number of at least {least}.")
+    check_whole(0, n_matched=request.n_matched, n_exact=request.n_exact)
+    check_whole(1, sample=1 if request.sample is None else request.sample)
     if request.n_matched and not singles:
         raise DataError(
             "n_matched= goes with genes that are named one by one; all genes of a cell are each other's null."
@@ -109,16 +109,8 @@ def _check_positions(request: Request, singles: list[str] | None, combinations: 
             raise DataError("refill=True moves genes up from beyond the cut: use positions='shift' with it.")
 
 
-def find_cells(n_obs: int, goal: Goal | None, groups: Groups | None, sample: int | None, seed: int) -> np.ndarray:
+def find_cells(adata: AnnData, request: Request, goal: Goal | None, groups: Groups | None) -> np.ndarray:
     """Which cells are perturbed, (n_obs,) bool: those of the start state, or a sample of them (of each group)."""
-    cells = np.ones(n_obs, dtype=bool) if goal is None else goal.codes == 0
-    if sample is None:
-        return cells
-    codes = np.zeros(n_obs, dtype=np.int64) if groups is None else groups.codes
-    kept = np.zeros(n_obs, dtype=bool)
-    for code in np.unique(codes[cells & (codes >= 0)]):
-        members = np.flatnonzero(cells & (codes == code))
-        rng = np.random.default_rng((seed, code))
-        kept[rng.choice(members, min(sample, len(members)), replace=False)] = True
-    logg.info(f"    a random sample of {int(kept.sum())} of {int(cells.sum())} cells")
-    return kept
+    cells = np.ones(adata.n_obs, dtype=bool) if goal is None else goal.codes == 0
+    codes = np.zeros(adata.n_obs, dtype=np.int64) if groups is None else groups.codes
+    return sample_cells(adata, request.sample, request.random_state, cells, codes)

@@ -85,9 +85,12 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
 def _plan(request: Request, choice: Choice, anchor: int | None, of_var: np.ndarray, hold: bool) -> Plan:
     from scgeneformer._engine.perturbations import Plan
 
+    singles = choice.singles
+    if anchor is not None and singles is not None:
+        singles = np.union1d(singles, np.int32(anchor))  # the anchor alone, to compare the pairs with
     return Plan(
         mode=request.mode,
-        singles=choice.singles,
+        singles=singles,
         to=choice.to,
         combinations=choice.combinations,
         anchor=anchor,
@@ -121,13 +124,13 @@ def _asked(session: Session, request: Request, choice: Choice, goal: Goal | None
 
 def _embed_states(session: Session, goal: Goal, pooling: Any) -> dict[int, np.ndarray]:
     """Mean embedding of the cells of each state, (n_states, d) by layer."""
+    from scgeneformer._engine.cell_choice import only_cells
     from scgeneformer._engine.embedding import embed_groups
 
     n_cells = int((goal.codes >= 0).sum())
     with session.running("embed states", n_cells) as (_, blocks, advance):
-        chosen = ((first, t.only(goal.codes[first : first + len(t)] >= 0)) for first, t in blocks)
         found, counts = embed_groups(
-            chosen,
+            only_cells(blocks, goal.codes >= 0),
             goal.codes,
             len(goal.states),
             session.berts,

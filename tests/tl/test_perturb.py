@@ -272,6 +272,11 @@ def test_pairs_with_an_anchor(adata, toy):
             edited = [g for g in cell if g not in (anchor, gene)]
             expected = naive.shift(cell, edited, [anchor, gene], "genes")
             assert found[row, column[gene]] == pytest.approx(expected, abs=2e-6)
+    other = next(column[gene] for gene in naive.cells[with_anchor[0]] if gene != anchor)
+    gf.tl.perturb(adata, [adata.var_names[other]], model=toy, anchor="G1", key_added="some")
+    some, both = dense(adata.layers["some_anchor"]), sorted([1, other])
+    np.testing.assert_array_equal(np.flatnonzero(~np.isnan(some).all(axis=0)), both)  # the anchor alone, too
+    np.testing.assert_allclose(some[:, both], found[:, both], atol=1e-6)
 
 
 def test_goal_states(adata, model):
@@ -405,6 +410,9 @@ def test_a_sample_of_each_group(adata, toy):
     filled = np.diff(adata.layers["geneformer_delete"].indptr) > 0
     assert adata.obs["cell_type"][filled].value_counts().max() == 2
     assert adata.uns["geneformer_delete"]["params"]["sample"] == 2
+    turned = adata[::-1].copy()
+    gf.tl.perturb(turned, model=toy, groupby="cell_type", sample=2)  # the same cells
+    assert (np.diff(turned.layers["geneformer_delete"].indptr)[::-1] > 0).tolist() == filled.tolist()
 
 
 def test_log_normalised_counts_rank_alike_and_can_be_set(toy):
