@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NOUNS = {
     "delete": "deletion",
     "overexpress": "overexpression",
@@ -24,6 +25,18 @@ NOUNS = {
 def titled(mode: str) -> str:
     """How a mode of perturbation is called in a title."""
     return f"In-silico {NOUNS.get(mode, mode or 'perturbation')}"
+
+
+def small_numbers(ax: Axes) -> str:
+    """Take the power of ten out of the numbers of the x axis, where they are small; gives it, for the label."""
+    import math
+
+    largest = max(map(abs, ax.get_xlim()))
+    exponent = math.floor(math.log10(largest)) if largest > 0 else 0
+    if exponent > -3:
+        return ""
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value / 10**exponent:.3g}".replace("-", "−"))
+    return f" (× 10{str(exponent).translate(SUPERSCRIPT)})"
 
 
 def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:

@@ -8,7 +8,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.effects_frame import effects_frame, position
 from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
-from scgeneformer.pl._figure import axes_of, finish, shows, titled
+from scgeneformer.pl._figure import axes_of, finish, shows, small_numbers, titled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def _draw(ax: Axes, rows: pd.DataFrame, middle: float, cmap: str) -> None:
     ax.set_xlim(left=0)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_xlabel("shift of the gene (1 − cosine)")
+    ax.set_xlabel("shift of the gene, 1 − cosine" + small_numbers(ax))
     bar = ax.figure.colorbar(dots, ax=ax, shrink=min(1.0, 7 / max(len(rows), 7)), aspect=16, pad=0.03)
     bar.set_label("cells with both genes")
     bar.outline.set_visible(False)

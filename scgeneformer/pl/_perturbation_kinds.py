@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scgeneformer.pl._figure import titled
+from scgeneformer.pl._figure import small_numbers, titled
 from scgeneformer.pl._heat_map import heat_map
 from scgeneformer.pl._labels import spread
 
@@ -195,7 +195,7 @@ def _name(ax: Axes, x: np.ndarray, y: np.ndarray, names: np.ndarray) -> None:
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     for positive, edge, align in ((False, left, "right"), (True, right, "left")):
         side = np.flatnonzero((x > 0) == positive)
-        side = side[np.argsort(y[side], kind="stable")]
+        side = side[np.lexsort((np.abs(x[side]), y[side]))]  # of points at one height the outer has the higher name
         gap = min(0.044 * (high - low), (high - low) / max(len(side), 1))
         heights = spread(y[side], gap)
         room = low + gap / 2, high - gap / 2  # names stay beside the plot
@@ -248,7 +248,7 @@ def _finish(ax: Axes, ranking: Ranking, label: str, notes: list[str]) -> None:
     """Labels, title, and the note small below."""
     ax.set_title(ranking.title, fontsize="medium", loc="left")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_xlabel(label)
+    ax.set_xlabel(label + small_numbers(ax) if label else "")
     if notes:
         ax.annotate(
             "; ".join(notes),

@@ -9,6 +9,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.gene_choice import choose_genes
 from scgeneformer._adata.genes import INDEX, GeneMap
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._adata.sampling import sample_cells
 from scgeneformer._adata.var_tokens import tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_whole
@@ -163,7 +164,8 @@ def embed_genes(
     slot_of_token = np.full(session.model.vocabulary.n_tokens, -1, dtype=np.int64)
     slot_of_token[tokens] = np.arange(len(tokens))
     start = logg.info(f"embedding genes with {session.model.name}")
-    cells = _sample(adata, sample, random_state)
+    everyone = np.ones(adata.n_obs, dtype=bool), np.zeros(adata.n_obs, dtype=np.int64)
+    cells = sample_cells(adata, sample, random_state, *everyone)
     states = _room_for_cells(adata.n_obs, len(tokens), session) if per_cell else None
     found, used = _run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb)
 
@@ -218,16 +220,6 @@ def _choose(session: Session, mapped: GeneMap, genes: Sequence[str] | None) -> t
     if genes is None:
         return [], np.unique(mapped.tokens[mapped.tokens >= 0])
     return choose_genes(session.source.counts.adata.var, mapped, session.model.vocabulary, genes)
-
-
-def _sample(adata: AnnData, sample: int | None, random_state: int) -> np.ndarray:
-    """Which cells are embedded, (n_obs,) bool; drawn by their names, so that the order of the rows does not matter."""
-    cells = np.ones(adata.n_obs, dtype=bool)
-    if sample is not None and sample < adata.n_obs:
-        by_name = np.argsort(adata.obs_names.to_numpy(str), kind="stable")
-        cells[by_name[np.random.default_rng(random_state).permutation(adata.n_obs)[sample:]]] = False
-        logg.info(f"    over a random sample of {sample} of {adata.n_obs} cells")
-    return cells
 
 
 def _room_for_cells(n_obs: int, n_genes: int, session: Session) -> dict[int, np.ndarray]:
