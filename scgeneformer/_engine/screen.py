@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scgeneformer._engine.screen_measures import Measure
     from scgeneformer._engine.screen_plan import CellPlan, Checks
 
-N_CARRIED, N_PILOTS, N_CHECKS = 32, 4, 8
+N_CARRIED, N_PILOTS, N_CHECKS = 32, 4, 16
 AT_ONCE = 64  # perturbations in one pass, so that what they need stays in a processor's cache
 
 
