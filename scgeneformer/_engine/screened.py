@@ -49,7 +49,8 @@ def screened_scan(
         As in :func:`scan.scan`. The results have "exact" (n,) bool beside.
     n_exact
         Perturbations of each cell that are run exactly: those of the largest estimated shift or, with goals, the
-        largest estimated shift towards any of the states; of the first of the layers.
+        largest estimated shift towards any of the states; of the first of the layers. Genes that enter a cell are all
+        run exactly in addition: they move it by so nearly the same that an estimate does not tell them apart.
     seed
         Of the estimate.
     """
@@ -81,9 +82,10 @@ def _keep(kept: list[dict[str, np.ndarray]], block: Block, results: dict[str, np
 def _estimate(
     bert: BertModel, part: Part, plan: Plan, vocabulary: Vocabulary, layers: list[int], asked: Asked, seed: int
 ) -> dict[str, np.ndarray]:
-    """Estimated results of the perturbations of one cell, empty for short cells."""
+    """Estimated results of the perturbations of one cell, NaN for genes that enter; nothing for short cells."""
     genes = part.ids[: vocabulary.max_genes]
-    if len(genes) < EXACT_BELOW:
+    present = np.isin(part.columns, genes)
+    if len(genes) < EXACT_BELOW or not present.any():
         return {}
     lead = [vocabulary.cls_token] if vocabulary.n_lead else []
     trail = [vocabulary.eos_token] if vocabulary.n_trail else []
@@ -98,7 +100,7 @@ def _estimate(
             ids,
             layer=n,
             mode=plan.mode,
-            targets=part.columns,
+            targets=part.columns[present],
             n_lead=len(lead),
             n_trail=len(trail),
             hold=plan.hold,
@@ -106,9 +108,10 @@ def _estimate(
             seed=seed,
             goals=goals,
         )
-        found[f"shift_L{n}"] = shift.astype(np.float32)
-        if asked.goals:
-            found[f"toward_L{n}"] = toward.T.astype(np.float32)
+        of_layer = {f"shift_L{n}": shift} | ({f"toward_L{n}": toward.T} if asked.goals else {})
+        for name, values in of_layer.items():
+            found[name] = np.full((len(present), *values.shape[1:]), np.nan, dtype=np.float32)
+            found[name][present] = values
     return found
 
 
@@ -119,8 +122,8 @@ def _leading(part: Part, estimate: dict[str, np.ndarray], layer: int, n_exact: i
     size = estimate[f"shift_L{layer}"]
     if f"toward_L{layer}" in estimate:
         size = np.abs(estimate[f"toward_L{layer}"]).max(axis=1)
-    first = np.argsort(-np.nan_to_num(size, nan=np.inf), kind="stable")[:n_exact]
-    return part.columns[np.sort(first)]
+    order = np.argsort(-np.nan_to_num(size, nan=np.inf), kind="stable")
+    return part.columns[np.sort(order[: n_exact + np.isnan(size).sum()])]
 
 
 def _merge(block: Block, estimates: list[dict[str, np.ndarray]], exact: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -132,6 +135,7 @@ def _merge(block: Block, estimates: list[dict[str, np.ndarray]], exact: dict[str
             continue
         rank = {token: i for i, token in enumerate(part.ids.tolist(), start=1)}
         kept = np.array([(part.cell, column) not in confirmed for column in part.columns.tolist()])
+        kept &= ~np.isnan(next(iter(estimate.values())))
         columns = part.columns[kept]
         parts.append(
             {name: values[kept] for name, values in estimate.items()}

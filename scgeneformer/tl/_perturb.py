@@ -117,13 +117,13 @@ def perturb(
     sample
         Perturb a random sample of so many cells (of each group) instead of all.
     random_state
-        Seed of the sample.
+        Seed of the sample, and of the screen.
     method
         "exact" runs every perturbation. "screen" estimates them all at a small part of the cost (deletion and
         overexpression of single genes, in float32), and runs those exactly that lead the estimate.
     n_exact
         With ``method="screen"``: perturbations of each cell that are run exactly, those of the largest estimated shift
-        or, with `goal`, the largest towards or away from a state.
+        or, with `goal`, the largest towards or away from a state; and all genes that enter a cell by overexpression.
     out
         Folder (a zarr store) for finished parts of the run. Called again after an interruption, with the same
         arguments and data, the run goes on where it was.

@@ -150,7 +150,8 @@ def _params(session: Session, request: Request, goal: Goal | None, measure: str)
     params: dict[str, Any] = {"mode": request.mode, "measure": measure, "refill": request.refill}
     optional = {"to": request.to, "anchor": request.anchor, "sample": request.sample}
     params |= {name: value for name, value in optional.items() if value is not None}
-    params |= {"random_state": request.random_state} if request.sample is not None else {}
+    if request.sample is not None or request.method == "screen":
+        params["random_state"] = request.random_state
     params |= {"n_matched": request.n_matched} if request.n_matched else {}
     params |= {"method": request.method} | ({"n_exact": request.n_exact} if request.method == "screen" else {})
     if goal is not None:
@@ -189,7 +190,11 @@ def _scan(
     from scgeneformer._engine.screened import screened_scan
 
     vocabulary = session.model.vocabulary
-    run = scan if request.method == "exact" else partial(screened_scan, n_exact=request.n_exact)
+    run = (
+        scan
+        if request.method == "exact"
+        else partial(screened_scan, n_exact=request.n_exact, seed=request.random_state)
+    )
     announce_scan(session, plan, int(cells.sum()), request)
     label = "hold" if plan.hold else "shift"
     with scan_progress(int(cells.sum()), "perturb") as advance, matmul_precision(session.dtype):
