@@ -45,7 +45,7 @@ def perturb(
     sample: int | None = None,
     random_state: int = 0,
     method: Literal["exact", "screen"] = "exact",
-    n_exact: int = 100,
+    n_exact: int = 30,
     out: str | Path | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,

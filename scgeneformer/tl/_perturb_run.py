@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scgeneformer.tl._session import Session
 
 MOST_BYTES = 8e9  # of effects or vectors
-SHARE_OF_SCREEN = 0.03  # cost of an estimate beside that of a run, as benchmarks find it
+SHARE_OF_SCREEN = 0.03  # cost of an estimate beside that of a run, in cells of 500 to 1,000 genes
 
 
 @dataclass(frozen=True, eq=False)
