@@ -70,7 +70,7 @@ class RunStore:
         group = zarr.open_group(half, mode="w")
         for key, array in arrays.items():
             if len(array):  # zarr has no chunks of nothing
-                group.create_array(key, data=array, chunks=array.shape)
+                group[key] = array
         group.attrs["empty"] = json.dumps({k: [str(a.dtype), a.shape] for k, a in arrays.items() if not len(a)})
         group.attrs["checksum"] = _checksum(arrays)
         shutil.rmtree(self.parts / name, ignore_errors=True)
@@ -84,7 +84,7 @@ class RunStore:
             return None
         try:
             group = zarr.open_group(self.parts / name, mode="r")
-            arrays = {key: np.asarray(array[:]) for key, array in group.arrays()}
+            arrays = {key: np.asarray(array[...]) for key, array in group.arrays()}
             for key, (dtype, shape) in json.loads(str(group.attrs["empty"])).items():
                 arrays[key] = np.empty(shape, dtype=dtype)
             return arrays if group.attrs["checksum"] == _checksum(arrays) else None
