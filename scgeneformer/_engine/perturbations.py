@@ -188,7 +188,7 @@ def cut_blocks(
             if size + length > TOKENS_PER_BLOCK:
                 yield Block(number, parts)
                 number, size, parts = number + 1, 0, []
-    if parts:
+    if parts or not number:  # one block at least, so that there are results, be they empty
         yield Block(number, parts)
 
 

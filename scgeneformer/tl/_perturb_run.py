@@ -69,7 +69,7 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
         raise DataError(f"anchor={request.anchor!r} is not in adata.var, or the model does not know it.")
     asked = _asked(session, request, choice, goal, cells)
     params = _params(session, request, goal, asked.measure)
-    store = None if out is None else _store(out, session, request, params, cells)
+    store = None if out is None else _store(out, session, request, params, goal, cells)
     if store is not None:  # so that a run that goes on repeats the batches of the first one
         session = replace(session, tokens_per_batch=store.choices["tokens_per_batch"])
     gathered = {}
@@ -156,13 +156,22 @@ def _params(session: Session, request: Request, goal: Goal | None, measure: str)
     params |= {"method": request.method} | ({"n_exact": request.n_exact} if request.method == "screen" else {})
     if goal is not None:
         params |= {"goal_column": goal.column, "start": goal.states[0], "goal": goal.states[1]}
+        params |= {"alternatives": np.array(goal.states[2:])} if len(goal.states) > 2 else {}
     return session.params(**params)
 
 
-def _store(out: str | Path, session: Session, request: Request, params: dict[str, Any], cells: np.ndarray) -> RunStore:
+def _store(
+    out: str | Path,
+    session: Session,
+    request: Request,
+    params: dict[str, Any],
+    goal: Goal | None,
+    cells: np.ndarray,
+) -> RunStore:
     """The store of this run, made or found again."""
     obs_names = session.source.counts.adata.obs_names
     digest = hashlib.sha256("\n".join(map(str, obs_names)).encode() + cells.tobytes())
+    digest.update(b"" if goal is None else goal.codes.tobytes())
     manifest = params | {
         "genes asked for": repr(request.genes),
         "layers": session.layers,
@@ -196,18 +205,20 @@ def _scan(
         else partial(screened_scan, n_exact=request.n_exact, seed=request.random_state)
     )
     announce_scan(session, plan, int(cells.sum()), request)
-    label = "hold" if plan.hold else "shift"
+
+    def name_of(block: Block) -> str:
+        return f"{'hold' if plan.hold else 'shift'}-{block.number:06d}-{block.checksum[:16]}"
+
     with scan_progress(int(cells.sum()), "perturb") as advance, matmul_precision(session.dtype):
 
         def done(block: Block, results: dict[str, np.ndarray]) -> None:
             if store is not None:
-                store.save(f"{label}-{block.number:06d}-{block.checksum[:16]}", results)
+                store.save(name_of(block), results)
             gathered.add(results)
 
         def missing(blocks: Iterator[Block]) -> Iterator[Block]:
             for block in blocks:
-                name = f"{label}-{block.number:06d}-{block.checksum[:16]}"
-                stored = None if store is None else store.load(name)
+                stored = None if store is None else store.load(name_of(block))
                 if stored is None:
                     yield block
                     continue

@@ -562,3 +562,25 @@ def test_genes_of_no_cell_are_named_in_one_warning(adata, toy, log):
     assert "1 of 4 genes are left out (unknown to the model: 'NOSUCH')" in log()
     assert np.isnan(adata.obsm["geneformer_delete"]).all()
     assert adata.layers["geneformer_delete"][:, 1].nnz == 0
+
+
+@pytest.mark.parametrize("method", ["exact", "screen"])
+def test_a_gene_that_no_cell_has_leaves_an_empty_result(adata, model, log, method):
+    adata.obs["state"] = np.resize(["ill", "well"], adata.n_obs)
+    counts = adata.X.toarray()
+    counts[:, 1] = 0
+    adata.X = sp.csr_matrix(counts)
+    gf.tl.perturb(adata, ["G1"], model=model, goal=GOAL, positions="both", groupby="donor", method=method)
+    assert "1 of 1 perturbations apply to no cell" in log()
+    for key in ("geneformer_delete", "geneformer_delete_hold", "geneformer_delete_to_well", "geneformer_delete_rank"):
+        assert adata.layers[key].shape == adata.shape
+        assert adata.layers[key].nnz == 0
+    assert np.isnan(adata.varm["geneformer_delete_donor"]).all()
+
+
+def test_cells_that_are_all_empty_have_no_result(adata, toy):
+    adata.X = sp.csr_matrix(adata.shape, dtype=np.float32)
+    gf.tl.perturb(adata, [("G1", "G2")], "overexpress", model=toy, effects=True, vectors=True)
+    assert np.isnan(adata.obsm["geneformer_overexpress"]).all()
+    assert np.isnan(adata.varm["geneformer_overexpress_effects"]).all()
+    assert np.isnan(adata.obsm["geneformer_overexpress_vectors"]).all()

@@ -128,3 +128,14 @@ def test_parts_of_other_counts_are_not_used(adata, toy, tmp_path, monkeypatch):
     assert n
     fresh = gf.tl.perturb(other, ["G1"], model=toy, copy=True)
     np.testing.assert_array_equal(found.layers["geneformer_delete"].data, fresh.layers["geneformer_delete"].data)
+
+
+def test_other_states_of_a_goal_are_another_run(adata, toy, tmp_path):
+    adata.obs["state"] = np.resize(["ill", "well", "other"], adata.n_obs)
+    goal = {"column": "state", "start": "ill", "goal": "well"}
+    gf.tl.perturb(adata, ["G1"], model=toy, goal=goal, out=tmp_path / "run")
+    with pytest.raises(gf.DataError, match="different: 'alternatives'"):
+        gf.tl.perturb(adata, ["G1"], model=toy, goal=goal | {"alternatives": ["other"]}, out=tmp_path / "run")
+    adata.obs.iloc[1, adata.obs.columns.get_loc("state")] = "other"  # a cell less of the goal
+    with pytest.raises(gf.DataError, match="different: 'cells'"):
+        gf.tl.perturb(adata, ["G1"], model=toy, goal=goal, out=tmp_path / "run")
