@@ -36,14 +36,16 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend within each cell of `packed`; the signature is that of `transformers.AttentionInterface`."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _variant(query)(query, key, value, packed, scaling, dropout), None
+    return _variant(query, dropout)(query, key, value, packed, scaling, dropout), None
 
 
-def _variant(query: torch.Tensor):
+def _variant(query: torch.Tensor, dropout: float):
     half = query.dtype in (torch.bfloat16, torch.float16)
-    if query.is_cuda and half and HAS_VARLEN:
+    if dropout or not half:  # only the fused attention per cell knows dropout
+        return _per_cell
+    if query.is_cuda and HAS_VARLEN:
         return _varlen
-    return _matrix_products if half and query.device.type == "cpu" and not query.requires_grad else _per_cell
+    return _matrix_products if query.device.type == "cpu" and not query.requires_grad else _per_cell
 
 
 def _per_cell(query, key, value, packed, scaling, dropout):

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from scgeneformer._errors import ModelError
-from scgeneformer.models._checksum import sha256
-from scgeneformer.models._weights import read_tensors
+from scgeneformer.models._file_tensors import file_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -47,17 +46,16 @@ def _read(model: Model) -> dict[str, torch.Tensor]:
         raise ModelError(f"{model.name} was built in memory, without a head. {remedy}.")
     if "<mask>" not in model.vocabulary.special:
         raise ModelError(f"The vocabulary of {model.name} has no token <mask>. {remedy}.")
-    path = model.files.weights
-    if not path.is_file() or sha256(path) != model.checksum:
-        raise ModelError(f"{path} is gone or has changed since {model.name} was loaded from it. Load it again.")
-    there = read_tensors(path)
+    there = file_tensors(model)
     names = dict(NAMES)
     if not getattr(model.bert.config, "tie_word_embeddings", True):
         names |= {"decoder": "decoder.weight", "bias": "decoder.bias"}
     elif f"{PREFIX}bias" not in there:  # the two are one, and some versions of transformers kept this name
         names["bias"] = "decoder.bias"
     if missing := [name for name in names.values() if PREFIX + name not in there]:
-        raise ModelError(f"{path} has no head for masked genes: {PREFIX}{missing[0]} is missing. {remedy}.")
+        raise ModelError(
+            f"{model.files.weights} has no head for masked genes: {PREFIX}{missing[0]} is missing. {remedy}."
+        )
     found = {own: there[PREFIX + name].detach() for own, name in names.items()}
     _check(found, model)
     return {name: tensor.to(device=model.device, dtype=model.dtype, copy=True) for name, tensor in found.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from scgeneformer._engine.vocabulary import ALIASES_FILE, GENES_FILE, META_FILE, write_vocabulary
 from scgeneformer._errors import ModelError
-from scgeneformer.models._checksum import sha256
+from scgeneformer.models._file_tensors import check_file, file_tensors
 from scgeneformer.models._files import CONFIG_FILE, WEIGHT_FILES
 from scgeneformer.models._load import load
 from scgeneformer.models._model import Model, ModelLike
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WEIGHTS_FILE = WEIGHT_FILES[0]
-OURS = (CONFIG_FILE, GENES_FILE, META_FILE, ALIASES_FILE, *WEIGHT_FILES)
+CARD_FILE, METRICS_FILE = "README.md", "metrics.json"  # of models that were trained here
+OURS = (CONFIG_FILE, GENES_FILE, META_FILE, ALIASES_FILE, CARD_FILE, METRICS_FILE, *WEIGHT_FILES)
 
 
 def save(model: ModelLike, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -93,7 +94,7 @@ def written_beside(folder: Path) -> Iterator[Path]:
         for name in OURS:
             if (fresh / name).exists():
                 os.replace(fresh / name, folder / name)
-            else:
+            elif name != CARD_FILE:  # it may be the user's own
                 (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -101,11 +102,14 @@ def written_beside(folder: Path) -> Iterator[Path]:
 
 def _write(model: Model, folder: Path) -> None:
     if model.files is None:
-        _write_tensors(model.bert.state_dict(), folder)
+        write_tensors(model.bert.state_dict(), folder)
         config = model.bert.config.to_dict()
     else:
         _copy_weights(model, folder)
         config = json.loads(model.files.config.read_text(encoding="utf-8"))
+        for name in (CARD_FILE, METRICS_FILE):
+            if (model.files.folder / name).is_file():
+                shutil.copyfile(model.files.folder / name, folder / name)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     origin = {"source": model.name, "revision": model.revision, "checksum": model.checksum}
     record = {**{key: value for key, value in origin.items() if value}, **model.vocabulary.record}
@@ -113,18 +117,16 @@ def _write(model: Model, folder: Path) -> None:
 
 
 def _copy_weights(model: Model, folder: Path) -> None:
-    from scgeneformer.models._weights import read_tensors
-
     weights = model.files.weights  # type: ignore[union-attr]
-    if not weights.is_file() or sha256(weights) != model.checksum:
-        raise ModelError(f"{weights} is gone or has changed since {model.name} was loaded from it. Load it again.")
     if weights.name == WEIGHTS_FILE:
+        check_file(model)
         shutil.copyfile(weights, folder / WEIGHTS_FILE)
     else:
-        _write_tensors(read_tensors(weights), folder)
+        write_tensors(file_tensors(model), folder)
 
 
-def _write_tensors(tensors: dict, folder: Path) -> None:
+def write_tensors(tensors: dict, folder: Path) -> None:
+    """Write tensors by name as `model.safetensors`."""
     from safetensors.torch import save_file
 
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,113 @@
+"""Training data: the tokens of cells with their labels, and how some of them become one packed batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from scgeneformer._engine.packing import pack
+from scgeneformer._engine.tokens import Tokens, offsets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+IGNORED = -100  # a label that counts in no loss, as everywhere in torch
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDataset(Dataset):
+    """Cells with labels, in memory, their tokens in the smallest type that holds them.
+
+    Parameters
+    ----------
+    ids
+        Tokens of all cells, laid end to end, (total,).
+    offsets
+        Where each cell starts, and the end, (n_cells + 1,) int64.
+    labels
+        Labels: (n_cells, n_tasks) int64 for cells, or one for each token, (total,) int64, for genes; -100 for none.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, cell: int) -> dict[str, Any]:
+        tokens = slice(self.offsets[cell], self.offsets[cell + 1])
+        labels = {"labels": self.labels[cell]} if self.of_cells else {"token_labels": self.labels[tokens]}
+        return {"tokens": self.ids[tokens], **labels}
+
+    @property
+    def of_cells(self) -> bool:
+        """Whether the labels are those of cells."""
+        return self.labels.ndim == 2
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each cell, (n_cells,) int64."""
+        return np.diff(self.offsets)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of all cells."""
+        return Tokens(self.ids.astype(np.int32), self.offsets)
+
+    def take(self, cells: np.ndarray) -> TokenDataset:
+        """The given cells in the given order, as a copy."""
+        some = Tokens(self.ids, self.offsets).take(cells)
+        if self.of_cells:
+            return TokenDataset(some.ids, some.offsets, self.labels[cells])
+        labels = Tokens(self.labels, self.offsets).take(cells).ids
+        return TokenDataset(some.ids, some.offsets, labels)
+
+    def blocks(self, size: int = 2048) -> Iterator[tuple[int, Tokens]]:
+        """Yield (first cell, tokens) of consecutive cells."""
+        for start in range(0, len(self), size):
+            offsets = self.offsets[start : start + size + 1]
+            yield start, Tokens(self.ids[offsets[0] : offsets[-1]].astype(np.int32), offsets - offsets[0])
+
+
+def gather(blocks: Iterable[tuple[int, Tokens]], chosen: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of the chosen cells, read block by block.
+
+    Parameters
+    ----------
+    blocks
+        (row of the first cell, tokens) of consecutive cells.
+    chosen
+        Which cells to keep, (n_obs,) bool.
+    n_tokens
+        Tokens of the vocabulary, which decides the type.
+
+    Returns
+    -------
+    Ids (total,) uint16 or int32, and offsets (n_chosen + 1,) int64.
+    """
+    dtype = np.uint16 if n_tokens <= np.iinfo(np.uint16).max + 1 else np.int32
+    ids, lengths = [np.empty(0, dtype)], [np.empty(0, np.int64)]
+    for first, tokens in blocks:
+        some = tokens.take(np.flatnonzero(chosen[first : first + len(tokens)]))
+        ids.append(some.ids.astype(dtype))
+        lengths.append(some.lengths)
+    return np.concatenate(ids), offsets_of(np.concatenate(lengths))
+
+
+def collate(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pack some cells of a :class:`TokenDataset` into one batch without padding: the arguments of `Network.forward`.
+
+    Of the labels of tokens only the places that have one are kept: "targets" names them.
+    """
+    packed = pack(Tokens.from_lists(cell["tokens"] for cell in cells))
+    batch = {"ids": packed.ids, "positions": packed.positions, "offsets": packed.offsets, "lengths": packed.lengths}
+    if "labels" in cells[0]:
+        return batch | {"labels": torch.from_numpy(np.stack([cell["labels"] for cell in cells]))}
+    labels = torch.from_numpy(np.concatenate([cell["token_labels"] for cell in cells]))
+    targets = torch.nonzero(labels != IGNORED)[:, 0]
+    return batch | {"targets": targets, "labels": labels[targets, None]}

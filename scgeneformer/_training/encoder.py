@@ -1,0 +1,121 @@
+"""The encoder a training begins with: a copy of a pretrained one, or one of random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import BertConfig, BertModel
+
+    from scgeneformer._engine.vocabulary import Vocabulary
+
+CLS = "<cls>"
+
+
+def with_cls(vocabulary: Vocabulary) -> Vocabulary:
+    """The vocabulary with a ``<cls>`` token behind all others, in front of every cell; itself if it has one."""
+    if vocabulary.cls_token is not None:
+        return vocabulary
+    return replace(vocabulary, special={**vocabulary.special, CLS: vocabulary.n_tokens})
+
+
+def copy_encoder(bert: BertModel, *, num_layers: int | None = None, n_tokens: int | None = None) -> BertModel:
+    """Trainable float32 copy of an encoder on the CPU.
+
+    Parameters
+    ----------
+    bert
+        The encoder.
+    num_layers
+        Blocks to keep, from the first on; None keeps all.
+    n_tokens
+        Rows of the word embeddings; those that `bert` does not have begin as the mean of all genes' rows.
+
+    Raises
+    ------
+    DataError
+        If there are not so many blocks.
+    """
+    config = _config(bert.config, num_hidden_layers=_kept(bert, num_layers), vocab_size=n_tokens)
+    fresh = _new(config)
+    weights = {name: tensor.float() for name, tensor in bert.state_dict().items()}
+    words = weights[name := "embeddings.word_embeddings.weight"]
+    added = words.mean(dim=0, keepdim=True).expand(config.vocab_size - len(words), -1)
+    weights[name] = torch.cat([words, added])
+    fresh.load_state_dict({name: weights[name] for name in fresh.state_dict()})
+    return fresh
+
+
+def random_encoder(
+    like: BertConfig, changes: Mapping[str, Any] | None, *, n_tokens: int, seed: int, num_layers: int | None = None
+) -> BertModel:
+    """Trainable encoder of random weights.
+
+    Parameters
+    ----------
+    like
+        Config to start from.
+    changes
+        Entries of the config to change, such as ``{"hidden_size": 128}``.
+    n_tokens
+        Rows of the word embeddings.
+    seed
+        Of the weights.
+    num_layers
+        Blocks; None takes those of the config.
+
+    Raises
+    ------
+    DataError
+        If the config has no such entry, or cannot be built.
+    """
+    changes = dict(changes or {})
+    known = set(like.to_dict())
+    if unknown := sorted(set(changes) - known):
+        raise DataError(f"config={{{unknown[0]!r}: ...}}: a BERT config has no such entry; it has {sorted(known)}.")
+    if num_layers is not None:
+        changes["num_hidden_layers"] = num_layers
+    config = _config(like, **{**changes, "vocab_size": n_tokens})
+    if config.hidden_size % config.num_attention_heads:
+        raise DataError(
+            f"config: hidden_size={config.hidden_size} does not divide into num_attention_heads="
+            f"{config.num_attention_heads} heads."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _new(config)
+
+
+def without_positions(bert: BertModel) -> BertModel:
+    """Let the encoder know nothing of the rank of a gene: its position embeddings become zero; returns it.
+
+    They are to stay so: see `freeze`. What is saved is an ordinary BERT whose position embeddings are zero.
+    """
+    with torch.no_grad():
+        bert.embeddings.position_embeddings.weight.zero_()
+    return bert
+
+
+def _kept(bert: BertModel, num_layers: int | None) -> int | None:
+    there = bert.config.num_hidden_layers
+    if num_layers is not None and not 1 <= num_layers <= there:
+        raise DataError(f"num_layers={num_layers} must be from 1 to {there}, the blocks of the model.")
+    return num_layers
+
+
+def _config(like: BertConfig, **changes: Any) -> BertConfig:
+    return type(like).from_dict(like.to_dict() | {name: value for name, value in changes.items() if value is not None})
+
+
+def _new(config: BertConfig) -> BertModel:
+    from transformers import BertModel
+
+    return use_packed_attention(BertModel(config, add_pooling_layer=False).float())

@@ -1,0 +1,205 @@
+"""`transformers.Trainer` on packed batches: our batches, learning rates and validation; its loop and checkpoints."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scanpy import logging as logg
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from scgeneformer._progress import progress
+from scgeneformer._training.dataset import IGNORED, TokenDataset, collate
+from scgeneformer._training.network import loss_of
+from scgeneformer._training.optimizer import parameter_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from scgeneformer._training.network import Network
+    from scgeneformer._training.recipe import Recipe
+
+    Predict = Callable[[Network, TokenDataset], tuple[np.ndarray, np.ndarray]]
+
+
+class PackedTrainer(Trainer):
+    """Trainer of a :class:`Network`.
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    recipe
+        Settings.
+    arguments
+        Those of transformers, see :func:`training_arguments`.
+    train, validation
+        Cells; without validation cells nothing is evaluated.
+    predict
+        Gives logits (m, n_classes) and labels (m, n_tasks) of a data set.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        arguments: TrainingArguments,
+        train: TokenDataset,
+        validation: TokenDataset | None,
+        predict: Predict,
+    ) -> None:
+        self.network, self.recipe, self.predict_logits = network, recipe, predict
+        callbacks: list[TrainerCallback] = [_Reporter(len(train))]
+        if recipe.patience is not None and validation is not None:
+            callbacks.append(EarlyStoppingCallback(recipe.patience))
+        super().__init__(
+            model=network,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=train,
+            eval_dataset=validation,
+            callbacks=callbacks,
+        )
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over the groups of :func:`parameter_groups`."""
+        if self.optimizer is None:
+            recipe, network = self.recipe, self.network
+            n_blocks = network.bert.config.num_hidden_layers
+            groups = parameter_groups(network, n_blocks, recipe.learning_rate, recipe.layer_decay, recipe.weight_decay)
+            make, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = make(groups, **options)
+        return self.optimizer
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss and accuracy over all validation cells, every cell counted once, without dropout."""
+        cells: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        logits, labels = self.predict_logits(self.network, cells)
+        found = _measures(logits, labels, self.network.sizes)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def training_arguments(
+    recipe: Recipe, folder: Path, *, seed: int, cpu: bool, half: str | None, validates: bool, more: dict[str, Any]
+) -> TrainingArguments:
+    """Arguments of transformers.Trainer for a recipe.
+
+    Parameters
+    ----------
+    recipe
+        Settings.
+    folder
+        Where checkpoints go.
+    seed
+        Of dropout and of the order of the cells.
+    cpu
+        Whether to train on the CPU though there is a CUDA device.
+    half
+        "bf16" or "fp16" for mixed precision, or None.
+    validates
+        Whether there are validation cells.
+    more
+        Arguments that take the place of ours, such as ``{"report_to": "tensorboard", "save_steps": 100}``.
+    """
+    ours: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch_size,
+        "gradient_accumulation_steps": recipe.accumulation,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule,
+        "warmup_steps": recipe.warmup,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "seed": seed,
+        "use_cpu": cpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "logging_steps": 10,
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "eval_strategy": "epoch" if validates else "no",
+        "dataloader_pin_memory": not cpu,
+    }
+    if half is not None:
+        ours[half] = True
+    if recipe.patience is not None and validates:
+        ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    if "save_steps" in more:
+        ours["save_strategy"] = "steps"
+    arguments = TrainingArguments(**(ours | more))
+    if arguments.n_gpu > 1:  # a packed batch cannot be cut for nn.DataParallel; several devices: one process each
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _measures(logits: np.ndarray, labels: np.ndarray, sizes: list[int]) -> dict[str, float]:
+    loss = float(loss_of(torch.from_numpy(logits), torch.from_numpy(labels), sizes))
+    right = counted = 0
+    for task, part in enumerate(np.split(logits, np.cumsum(sizes)[:-1], axis=1)):
+        known = labels[:, task] != IGNORED
+        right += int((part[known].argmax(axis=1) == labels[known, task]).sum())
+        counted += int(known.sum())
+    return {"loss": loss, "accuracy": right / max(counted, 1)}
+
+
+class _Reporter(TrainerCallback):
+    """Progress in cells, and one line of the log for every epoch."""
+
+    def __init__(self, n_cells: int) -> None:
+        self.n_cells, self.shown = n_cells, ExitStack()
+        self.losses: list[float] = []
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar."""
+        self.per_step = args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+        self.left = round(self.n_cells * args.num_train_epochs)
+        self.bar = self.shown.enter_context(progress(self.left, "train"))
+        self.advance(state.global_step * self.per_step)
+
+    def advance(self, n: int) -> None:
+        """Move the bar on; the last step may have fewer cells."""
+        self.bar(min(n, self.left))
+        self.left -= min(n, self.left)
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """Advance by the cells of the step."""
+        self.advance(self.per_step)
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+        """Keep the training losses of this epoch."""
+        if logs and "loss" in logs:
+            self.losses.append(logs["loss"])
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **more: Any) -> None:
+        """Say how far it is."""
+        metrics = more["metrics"]
+        loss = f"training loss {np.mean(self.losses):.4f}, " if self.losses else ""
+        self.losses = []
+        logg.info(
+            f"    epoch {state.epoch:.3g}, step {state.global_step}: {loss}validation loss {metrics['eval_loss']:.4f}, "
+            f"accuracy {metrics['eval_accuracy']:.3f}"
+        )
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        self.shown.close()

@@ -1,0 +1,58 @@
+"""A directory in which a training is going on, and which a second call with the same request takes up again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from scanpy import logging as logg
+
+from scgeneformer._errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REQUEST, CHECKPOINTS = "training.json", "checkpoints"
+
+
+def open_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> Path:
+    """Make `folder` ready for a training, new or cut off, and give the folder of its checkpoints.
+
+    Parameters
+    ----------
+    folder
+        Where the model will be.
+    request
+        All that the trained weights depend on; texts, numbers, lists and dictionaries.
+    overwrite
+        Begin anew if another training was cut off there.
+
+    Raises
+    ------
+    DataError
+        If a training with another request was cut off there.
+    """
+    asked = json.loads(json.dumps(request, default=str))
+    path = folder / REQUEST
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there == asked:
+            logg.info(f"    going on with the training in {folder}")
+        elif overwrite:
+            close_folder(folder)
+        else:
+            other = sorted(key for key in {*there, *asked} if there.get(key) != asked.get(key))
+            raise DataError(
+                f"{folder} holds a training that was cut off and differs in {', '.join(other)}. Repeat that call to go "
+                "on with it, name another directory (out=...), or begin anew: overwrite=True."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+    return folder / CHECKPOINTS
+
+
+def close_folder(folder: Path) -> None:
+    """Remove checkpoints and request: the training is over."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    (folder / REQUEST).unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""What training a classifier of cells and one of genes have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scgeneformer import models
+from scgeneformer._adata.tokens import open_tokens
+from scgeneformer._errors import DataError
+from scgeneformer._training.recipe import find_recipe
+from scgeneformer.settings import settings
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import torch
+    from anndata import AnnData
+
+    from scgeneformer._adata.tokens import CellTokens
+    from scgeneformer._engine.vocabulary import Vocabulary
+    from scgeneformer._training.network import Network
+    from scgeneformer._training.recipe import Recipe
+    from scgeneformer._training.run import Run, Task
+    from scgeneformer._training.trained import Trained
+    from scgeneformer.models import Model, ModelLike
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What a training starts from; everything checked, nothing run.
+
+    Parameters
+    ----------
+    model
+        The pretrained model, float32 on the CPU.
+    recipe
+        Settings.
+    source
+        The cells as the trained model will read them.
+    folder
+        Where the trained model will be.
+    device
+        Where to train.
+    half
+        "bf16" or "fp16" for mixed precision, or None.
+    arguments
+        Arguments of transformers' Trainer.
+    seed
+        Of everything random.
+    """
+
+    model: Model
+    recipe: Recipe
+    source: CellTokens
+    folder: Path
+    device: torch.device
+    half: str | None
+    arguments: dict[str, Any]
+    seed: int
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """That of the trained model."""
+        return self.source.vocabulary
+
+    def run(self, task: Task) -> Run:
+        """A training of `task` on any choice of cells."""
+        from scgeneformer._training.run import Run
+
+        n_tokens = self.vocabulary.n_tokens
+        return Run(self.model.bert, self.recipe, task, n_tokens, self.seed, self.device, self.half, self.arguments)
+
+    def request(self, **more: Any) -> dict[str, Any]:
+        """All that the trained weights depend on."""
+        facts = {"model": self.model.checksum, "recipe": self.recipe.to_dict(), "seed": self.seed, "half": self.half}
+        return {**facts, **self.source.params, "arguments": self.arguments, **more}
+
+
+def begin(
+    adata: AnnData,
+    model: ModelLike | None,
+    recipe: str | Recipe,
+    changes: dict[str, Any],
+    *,
+    out: str | os.PathLike[str] | None,
+    default_out: str,
+    counts_layer: str | None,
+    use_raw: bool | None,
+    gene_ids: str | None,
+    device: str,
+    dtype: str,
+    arguments: Mapping[str, Any] | None,
+    overwrite: bool,
+    seed: int,
+) -> Beginning:
+    """Load the model, find the cells, check recipe and directory."""
+    from scgeneformer._engine.device import resolve_device
+    from scgeneformer._engine.pooling import get_pooling
+    from scgeneformer._training.encoder import with_cls
+    from scgeneformer._training.fit import mixed_precision
+
+    chosen = find_recipe(recipe, changes)
+    folder = Path(default_out if out is None else out).expanduser()
+    check_out(folder, overwrite)
+    on = resolve_device(settings.device if device == "auto" else device)
+    loaded = models.load(model, device="cpu", dtype="float32")
+    vocabulary = with_cls(loaded.vocabulary) if chosen.add_cls else loaded.vocabulary
+    n_positions = (chosen.config or {}).get("max_position_embeddings", loaded.bert.config.max_position_embeddings)
+    limit = min(vocabulary.input_size, n_positions, chosen.max_tokens or n_positions)
+    vocabulary = replace(vocabulary, input_size=limit)
+    get_pooling(chosen.pooling, vocabulary)
+    source = open_tokens(adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
+    half = mixed_precision(settings.dtype if dtype == "auto" else dtype, on)
+    return Beginning(loaded, chosen, source, folder, on, half, dict(arguments or {}), seed)
+
+
+def check_out(folder: Path, overwrite: bool) -> None:
+    """Refuse a directory in which the training would destroy something; one that was cut off there may go on."""
+    from scgeneformer._training.unfinished import REQUEST
+    from scgeneformer.models._save import check_target
+
+    if not (folder / REQUEST).is_file():
+        check_target(folder, overwrite)
+
+
+def save(
+    beginning: Beginning,
+    network: Network,
+    entries: dict[str, Any],
+    *,
+    metrics: dict[str, Any],
+    card: str,
+    record: dict[str, Any],
+) -> Trained:
+    """Write the trained model into its directory, and forget the checkpoints.
+
+    Parameters
+    ----------
+    beginning
+        What the training started from.
+    network
+        The trained network.
+    entries
+        What `config.json` says of the head.
+    metrics, card
+        For `metrics.json` and the model card.
+    record
+        How it was trained, kept with the vocabulary.
+    """
+    from scgeneformer._training.trained import Trained
+    from scgeneformer._training.unfinished import close_folder
+    from scgeneformer.models._save_trained import save_trained
+
+    base, vocabulary = beginning.model, beginning.vocabulary
+    origin = {"base_model": base.name, "base_revision": base.revision, "base_checksum": base.checksum}
+    history = {**vocabulary.record, "fine_tuning": {**origin, **record}}
+    if network.bert.config.vocab_size != vocabulary.n_tokens:
+        raise DataError("The encoder and the vocabulary that belong together have different numbers of tokens.")
+    save_trained(
+        beginning.folder,
+        network.bert,
+        network.head.tensors(),
+        replace(vocabulary, record=history),
+        config=entries,
+        metrics=metrics,
+        card=card,
+    )
+    close_folder(beginning.folder)
+    return Trained(beginning.folder, metrics)
