@@ -14,6 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from scgeneformer._engine.dropout_attention import dropout_attention
+
 if TYPE_CHECKING:
     from scgeneformer._engine.packing import Packed
 
@@ -41,7 +43,9 @@ def packed_attention(
 
 def _variant(query: torch.Tensor, dropout: float):
     half = query.dtype in (torch.bfloat16, torch.float16)
-    if dropout or not half:  # only the fused attention per cell knows dropout
+    if dropout:
+        return _per_cell if query.is_cuda else _dropping
+    if not half:
         return _per_cell
     if query.is_cuda and HAS_VARLEN:
         return _varlen
@@ -55,6 +59,12 @@ def _per_cell(query, key, value, packed, scaling, dropout):
         for q, k, v in zip(*(x.split(packed.lengths, dim=2) for x in (query, key, value)), strict=True)
     ]
     return torch.cat(out, dim=1)
+
+
+def _dropping(query, key, value, packed, scaling, dropout):
+    """Training on a CPU: one attention with dropout per cell."""
+    cells = zip(*(x[0].split(packed.lengths, dim=1) for x in (query, key, value)), strict=True)
+    return torch.cat([dropout_attention(*cell, scaling, dropout).transpose(0, 1) for cell in cells])[None]
 
 
 def _matrix_products(query, key, value, packed, scaling, dropout):
