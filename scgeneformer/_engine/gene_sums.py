@@ -122,12 +122,16 @@ def gene_sums(
     for own, more in zip(consumers, beside or [], strict=False):
         own.append(more)
     run(blocks, berts, layers, tokens_per_batch, consumers, advance)
-    first, *others = [worker.result for worker in workers]
+    return add_up([worker.result for worker in workers])
+
+
+def add_up(parts: list[GeneSums]) -> GeneSums:
+    """Add up what several devices have summed; into the first, which is returned."""
+    first, *others = parts
     for other in others:
-        for layer in layers:
-            first.sums[layer] += other.sums[layer]
-            if squares:
-                first.squares[layer] += other.squares[layer]
+        for own, more in ((first.sums, other.sums), (first.squares, other.squares)):
+            for layer in own:
+                own[layer] += more[layer]
         first.n_cells[:] += other.n_cells
     return first
 

@@ -1,8 +1,8 @@
-"""Training data: the tokens of cells with their labels, and how some of them become one packed batch."""
+"""Training data: the tokens of cells, labels of cells or genes, and how some cells become one packed batch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,8 @@ class TokenDataset(Dataset):
     offsets
         Where each cell starts, and the end, (n_cells + 1,) int64.
     labels
-        Labels: (n_cells, n_tasks) int64 for cells, or one for each token, (total,) int64, for genes; -100 for none.
+        Labels of cells, (n_cells, n_tasks) int64, or of genes in whichever cell they are, by token, (n_tokens,) int64;
+        -100 for none.
     """
 
     ids: np.ndarray
@@ -40,9 +41,9 @@ class TokenDataset(Dataset):
         return len(self.offsets) - 1
 
     def __getitem__(self, cell: int) -> dict[str, Any]:
-        tokens = slice(self.offsets[cell], self.offsets[cell + 1])
+        tokens = self.ids[self.offsets[cell] : self.offsets[cell + 1]]
         labels = {"labels": self.labels[cell]} if self.of_cells else {"token_labels": self.labels[tokens]}
-        return {"tokens": self.ids[tokens], **labels}
+        return {"tokens": tokens, **labels}
 
     @property
     def of_cells(self) -> bool:
@@ -59,13 +60,38 @@ class TokenDataset(Dataset):
         """The tokens of all cells."""
         return Tokens(self.ids.astype(np.int32), self.offsets)
 
+    @property
+    def units(self) -> np.ndarray:
+        """What each prediction is about, (m,) int: the number of the cell, or the token of every gene with a label."""
+        return np.arange(len(self)) if self.of_cells else self.ids[self.labels[self.ids] != IGNORED]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """The label of each prediction, (m, n_tasks) int64."""
+        return self.labels if self.of_cells else self.labels[self.units][:, None]
+
+    @property
+    def label_offsets(self) -> np.ndarray:
+        """Where the genes with a label of each cell start among all such genes, and the end, (n_cells + 1,) int64."""
+        return offsets_of(self.labels[self.ids] != IGNORED)[self.offsets]
+
     def take(self, cells: np.ndarray) -> TokenDataset:
         """The given cells in the given order, as a copy."""
         some = Tokens(self.ids, self.offsets).take(cells)
+        return TokenDataset(some.ids, some.offsets, self.labels[cells] if self.of_cells else self.labels)
+
+    def part(self, chosen: np.ndarray) -> TokenDataset:
+        """Some of the cells; or all cells that contain some of the genes with a label, and the labels of these alone.
+
+        Parameters
+        ----------
+        chosen
+            Which cells, (n_cells,) bool, or which genes, by token, (n_tokens,) bool.
+        """
         if self.of_cells:
-            return TokenDataset(some.ids, some.offsets, self.labels[cells])
-        labels = Tokens(self.labels, self.offsets).take(cells).ids
-        return TokenDataset(some.ids, some.offsets, labels)
+            return self.take(np.flatnonzero(chosen))
+        fewer = replace(self, labels=np.where(chosen, self.labels, IGNORED))
+        return fewer.take(np.flatnonzero(np.diff(fewer.label_offsets)))
 
     def blocks(self, size: int = 2048) -> Iterator[tuple[int, Tokens]]:
         """Yield (first cell, tokens) of consecutive cells."""

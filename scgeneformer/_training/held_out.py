@@ -1,4 +1,4 @@
-"""Train on some cells and tell of the others, once or by cross-validation."""
+"""Train on some cells (or genes) and tell of the others, once or by cross-validation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Outcome:
     history
         What was logged while it was trained.
     logits
-        (n_cells, n_classes) float32 of cells that were not trained on, NaN for all others.
+        (m, n_classes) float32 of cells, or genes in cells, that were not trained on, NaN for all others; in the order
+        of :attr:`TokenDataset.units`.
     """
 
     network: Network
@@ -40,7 +41,7 @@ class Outcome:
 
 
 def train_once(run: Run, cells: TokenDataset, parts: np.ndarray, checkpoints: Path) -> Outcome:
-    """Train on the cells of part 0, validate on part 1, and tell of both part 1 and part 2.
+    """Train on part 0, validate on part 1, and tell of both part 1 and part 2.
 
     Parameters
     ----------
@@ -49,24 +50,24 @@ def train_once(run: Run, cells: TokenDataset, parts: np.ndarray, checkpoints: Pa
     cells
         All cells.
     parts
-        Part of each cell, (n_cells,).
+        Part of each cell, (n_cells,), or of each gene, by token, (n_tokens,).
     checkpoints
         Where checkpoints go.
     """
-    train, validation, test = (np.flatnonzero(parts == part) for part in (TRAIN, VALIDATION, TEST))
-    if run.recipe.patience is not None and not len(validation):
+    validation, held_out = parts == VALIDATION, np.isin(parts, (VALIDATION, TEST))
+    if run.recipe.patience is not None and not validation.any():
         raise DataError("patience= stops by the validation loss, and there are no validation cells: see fractions=.")
-    watched = cells.take(validation) if len(validation) else None
-    network, history = run.train(checkpoints, cells.take(train), watched)
-    held_out = np.concatenate([validation, test])
-    logits = np.full((len(cells), sum(run.task.sizes)), np.nan, dtype=np.float32)
-    if len(held_out):
-        logits[held_out], _ = run.task.predict(network, cells.take(held_out))
+    watched = cells.part(validation) if validation.any() else None
+    network, history = run.train(checkpoints, cells.part(parts == TRAIN), watched)
+    rows = held_out[cells.units]
+    logits = np.full((len(rows), sum(run.task.sizes)), np.nan, dtype=np.float32)
+    if rows.any():
+        logits[rows], _ = run.task.predict(network, cells.part(held_out))
     return Outcome(network, history, logits)
 
 
 def cross_validate(run: Run, cells: TokenDataset, folds: np.ndarray, checkpoints: Path) -> Outcome:
-    """Train without each fold in turn and tell of it, then train on all cells; that network is kept.
+    """Train without each fold in turn and tell of it, then train on all; that network is kept.
 
     Early stopping, where asked for, watches the next fold, and for the last network the first.
 
@@ -77,26 +78,26 @@ def cross_validate(run: Run, cells: TokenDataset, folds: np.ndarray, checkpoints
     cells
         All cells.
     folds
-        Fold of each cell, (n_cells,), from 0.
+        Fold, from 0, of each cell, (n_cells,), or of each gene, by token, (n_tokens,).
     checkpoints
         Where checkpoints and the logits of finished folds go.
     """
-    n_folds = int(folds.max()) + 1
-    logits = np.full((len(cells), sum(run.task.sizes)), np.nan, dtype=np.float32)
+    n_folds, fold_of_row = int(folds.max()) + 1, folds[cells.units]
+    logits = np.full((len(fold_of_row), sum(run.task.sizes)), np.nan, dtype=np.float32)
     for fold in range(n_folds):
         done = checkpoints / f"fold_{fold}.npy"
         if not done.is_file():
             logg.info(f"    fold {fold + 1} of {n_folds}")
             parts = _parts(run, folds, (fold + 1) % n_folds)
             parts[folds == fold] = TEST
-            found = train_once(run, cells, parts, checkpoints / f"fold_{fold}").logits[folds == fold]
-            np.save(done, found)
-        logits[folds == fold] = np.load(done, allow_pickle=False)
-    logg.info("    all cells")
+            outcome = train_once(run, cells, parts, checkpoints / f"fold_{fold}")
+            np.save(done, outcome.logits[fold_of_row == fold])
+        logits[fold_of_row == fold] = np.load(done, allow_pickle=False)
+    logg.info("    all folds")
     last = train_once(run, cells, _parts(run, folds, 0), checkpoints / "all")
     return Outcome(last.network, last.history, logits)
 
 
 def _parts(run: Run, folds: np.ndarray, watched: int) -> np.ndarray:
-    """All cells for training, but for the fold that early stopping watches."""
+    """All for training, but for the fold that early stopping watches."""
     return np.where((folds == watched) & (run.recipe.patience is not None), VALIDATION, TRAIN)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from scgeneformer._engine.class_head import ClassHead
 from scgeneformer._errors import DataError
 from scgeneformer._training.encoder import copy_encoder, random_encoder, without_positions
 from scgeneformer._training.fit import fit
+from scgeneformer._training.lora import add_adapters, merge_adapters
 from scgeneformer._training.network import Network
 from scgeneformer._training.optimizer import freeze
 
@@ -76,42 +76,58 @@ class Run:
     def encoder(self) -> BertModel:
         """The encoder that the training begins with."""
         recipe = self.recipe
+        shape: dict[str, Any] = {"num_layers": recipe.num_layers, "n_tokens": self.n_tokens, "dropout": recipe.dropout}
         if recipe.init == "random":
-            config = self.bert.config
-            bert = random_encoder(
-                config, recipe.config, n_tokens=self.n_tokens, seed=self.seed, num_layers=recipe.num_layers
-            )
+            bert = random_encoder(self.bert.config, recipe.config, seed=self.seed, **shape)
         else:
-            bert = copy_encoder(self.bert, num_layers=recipe.num_layers, n_tokens=self.n_tokens)
+            bert = copy_encoder(self.bert, **shape)
+            self._check_added_tokens()
         if not recipe.positions:
             without_positions(bert)
         if recipe.frozen_layers > (n := bert.config.num_hidden_layers):
             raise DataError(f"frozen_layers={recipe.frozen_layers} is more than the {n} blocks of the model.")
         freeze(bert, recipe.frozen_layers, embeddings=recipe.freeze_embeddings, positions=not recipe.positions)
-        return bert
+        return self._adapted(bert) if recipe.lora else bert
+
+    def _check_added_tokens(self) -> None:
+        """Refuse a token whose row nothing would train."""
+        held = {"lora": self.recipe.lora, "freeze_embeddings": self.recipe.freeze_embeddings}
+        if self.n_tokens > self.bert.config.vocab_size and (name := next((n for n, v in held.items() if v), None)):
+            raise DataError(
+                f"add_cls=True adds a token that is to be learned, and {name}={held[name]} leaves all embeddings as "
+                "they are. Leave one of the two out."
+            )
+
+    def _adapted(self, bert: BertModel) -> BertModel:
+        """The encoder with adapters in the blocks that are not frozen."""
+        recipe = self.recipe
+        if recipe.frozen_layers == bert.config.num_hidden_layers:
+            raise DataError(
+                f"lora={recipe.lora} has no block to adapt: frozen_layers={recipe.frozen_layers} freezes all. Freeze "
+                "fewer, or leave lora= out."
+            )
+        alpha = 2 * recipe.lora if recipe.lora_alpha is None else recipe.lora_alpha
+        dropout = bert.config.hidden_dropout_prob
+        return add_adapters(
+            bert, recipe.lora, alpha=alpha, dropout=dropout, first_block=recipe.frozen_layers, seed=self.seed
+        )
 
     def network(self, labels: np.ndarray | None = None) -> Network:
         """The network before training; class weights, where asked for, are those of `labels` (m, n_tasks)."""
         bert, recipe = self.encoder(), self.recipe
-        dropout = bert.config.hidden_dropout_prob if recipe.dropout is None else recipe.dropout
-        head = ClassHead(bert.config.hidden_size, sum(self.task.sizes), recipe.head, dropout)
-        head.initialise(bert.config.initializer_range, self.seed)
+        config = bert.config
+        head = ClassHead(config.hidden_size, sum(self.task.sizes), recipe.head, config.hidden_dropout_prob)
+        head.initialise(config.initializer_range, self.seed)
         weights = None
         if recipe.class_weights is not None and labels is not None:
             weights = balanced_weights(labels, self.task.sizes)
-        network = Network(bert, head, self.task.read, self.task.sizes, weights)
-        if recipe.dropout is not None:
-            for module in network.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = recipe.dropout
-        return network
+        return Network(bert, head, self.task.read, self.task.sizes, weights)
 
     def train(
         self, folder: Path, train: TokenDataset, validation: TokenDataset | None
     ) -> tuple[Network, list[dict[str, Any]]]:
         """Train on some cells; checkpoints go to `folder`. Gives the network, and what was logged."""
-        labels = train.labels if train.labels.ndim == 2 else train.labels[:, None]
-        network = self.network(labels)
+        network = self.network(train.truth)
         history = fit(
             network,
             self.recipe,
@@ -124,6 +140,7 @@ class Run:
             half=self.half,
             arguments=self.arguments,
         )
+        merge_adapters(network.bert)
         return network, history
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scgeneformer._engine.classification import classify_cells
+from scgeneformer._engine.classification import classify_cells, classify_tokens
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.pooling import get_pooling
+from scgeneformer._training.dataset import IGNORED
+from scgeneformer._training.network import read_targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,3 +51,38 @@ class CellTask:
             cells.blocks(), len(cells), [network.bert], network.head, self.vocabulary, pooling, budget
         )
         return logits, cells.labels
+
+
+@dataclass(frozen=True)
+class GeneTask:
+    """Classes of genes: the head reads the state of a gene in every cell it is in, `BertForTokenClassification`.
+
+    Parameters
+    ----------
+    n_classes
+        Number of classes.
+    """
+
+    n_classes: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Classes of the one thing that is told of a gene."""
+        return [self.n_classes]
+
+    def read(self, states: torch.Tensor, packed: Packed, targets: torch.Tensor | None) -> torch.Tensor:
+        """The states of the genes that have a label, (m, d)."""
+        return read_targets(states, packed, targets)
+
+    def predict(self, network: Network, cells: TokenDataset) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (m, n_classes) float32 and labels (m, 1) of every gene with a label in every cell."""
+        network.eval()
+        logits = classify_tokens(
+            cells.blocks(),
+            [network.bert],
+            network.head,
+            cells.labels != IGNORED,
+            cells.label_offsets,
+            choose_tokens_per_batch(network.bert, None),
+        )
+        return logits, cells.truth
