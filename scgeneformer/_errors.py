@@ -31,3 +31,7 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
 
 class OutOfMemoryError(GeneformerError, MemoryError):
     """Not even one cell fits into the memory of the device."""
+
+
+class MissingExtraError(GeneformerError, ImportError):
+    """A library that only some functions need is not installed."""

@@ -27,7 +27,9 @@ def with_cls(vocabulary: Vocabulary) -> Vocabulary:
     return replace(vocabulary, special={**vocabulary.special, CLS: vocabulary.n_tokens})
 
 
-def copy_encoder(bert: BertModel, *, num_layers: int | None = None, n_tokens: int | None = None) -> BertModel:
+def copy_encoder(
+    bert: BertModel, *, num_layers: int | None = None, n_tokens: int | None = None, dropout: float | None = None
+) -> BertModel:
     """Trainable float32 copy of an encoder on the CPU.
 
     Parameters
@@ -37,14 +39,17 @@ def copy_encoder(bert: BertModel, *, num_layers: int | None = None, n_tokens: in
     num_layers
         Blocks to keep, from the first on; None keeps all.
     n_tokens
-        Rows of the word embeddings; those that `bert` does not have begin as the mean of all genes' rows.
+        Rows of the word embeddings; those that `bert` does not have begin as the mean of all rows.
+    dropout
+        Dropout everywhere; None takes what the config says.
 
     Raises
     ------
     DataError
         If there are not so many blocks.
     """
-    config = _config(bert.config, num_hidden_layers=_kept(bert, num_layers), vocab_size=n_tokens)
+    changes = {"num_hidden_layers": _kept(bert, num_layers), "vocab_size": n_tokens, **_dropout(dropout)}
+    config = _config(bert.config, **{name: value for name, value in changes.items() if value is not None})
     fresh = _new(config)
     weights = {name: tensor.float() for name, tensor in bert.state_dict().items()}
     words = weights[name := "embeddings.word_embeddings.weight"]
@@ -55,7 +60,13 @@ def copy_encoder(bert: BertModel, *, num_layers: int | None = None, n_tokens: in
 
 
 def random_encoder(
-    like: BertConfig, changes: Mapping[str, Any] | None, *, n_tokens: int, seed: int, num_layers: int | None = None
+    like: BertConfig,
+    changes: Mapping[str, Any] | None,
+    *,
+    n_tokens: int,
+    seed: int,
+    num_layers: int | None = None,
+    dropout: float | None = None,
 ) -> BertModel:
     """Trainable encoder of random weights.
 
@@ -71,27 +82,26 @@ def random_encoder(
         Of the weights.
     num_layers
         Blocks; None takes those of the config.
+    dropout
+        Dropout everywhere; None takes what the config says.
 
     Raises
     ------
     DataError
-        If the config has no such entry, or cannot be built.
+        If the config has no such entry, or no model can be built of it.
     """
     changes = dict(changes or {})
-    known = set(like.to_dict())
+    known = set(like.to_dict()) - {"vocab_size"}  # that is the vocabulary's
     if unknown := sorted(set(changes) - known):
-        raise DataError(f"config={{{unknown[0]!r}: ...}}: a BERT config has no such entry; it has {sorted(known)}.")
+        raise DataError(f"config={{{unknown[0]!r}: ...}} is no entry that can be set; these are: {sorted(known)}.")
     if num_layers is not None:
         changes["num_hidden_layers"] = num_layers
-    config = _config(like, **{**changes, "vocab_size": n_tokens})
-    if config.hidden_size % config.num_attention_heads:
-        raise DataError(
-            f"config: hidden_size={config.hidden_size} does not divide into num_attention_heads="
-            f"{config.num_attention_heads} heads."
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _new(config)
+        try:
+            return _new(_config(like, **{**changes, **_dropout(dropout), "vocab_size": n_tokens}))
+        except Exception as error:
+            raise DataError(f"config={changes}: no BERT model can be built of it: {error}") from error
 
 
 def without_positions(bert: BertModel) -> BertModel:
@@ -111,8 +121,13 @@ def _kept(bert: BertModel, num_layers: int | None) -> int | None:
     return num_layers
 
 
+def _dropout(dropout: float | None) -> dict[str, float]:
+    """Entries of the config; none for None."""
+    return {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+
+
 def _config(like: BertConfig, **changes: Any) -> BertConfig:
-    return type(like).from_dict(like.to_dict() | {name: value for name, value in changes.items() if value is not None})
+    return type(like).from_dict(like.to_dict() | changes)
 
 
 def _new(config: BertConfig) -> BertModel:

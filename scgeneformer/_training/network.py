@@ -37,6 +37,8 @@ class Network(nn.Module):
         Weight of each class of all tasks, (n_classes,) float32; None weighs all alike.
     """
 
+    accepts_loss_kwargs = True  # tells Trainer to hand on `num_items_in_batch`
+
     def __init__(
         self,
         bert: BertModel,
