@@ -94,3 +94,27 @@ PERTURBATION = "geneformer_delete"  # layers, obsm, varm, uns: those of the defa
 def without_anchor(key: str) -> str:
     """Key of the perturbations of single genes beside those with an anchor."""
     return re.sub(r"_anchor(_L\d+)?$", r"\1", key)
+
+
+SPLIT = "geneformer_split"  # obs: train, validation or test
+FOLD = "geneformer_fold"  # obs: fold of cross-validation
+
+
+def prediction_key(label: str) -> str:
+    """Key of what a classifier tells: ``geneformer_<label>``."""
+    return group_key(GENES, [label])
+
+
+def probability_key(key: str) -> str:
+    """Key of the probabilities of all classes."""
+    return f"{key}_probability"
+
+
+def confidence_key(key: str) -> str:
+    """Key of the probability of the class that is told."""
+    return f"{key}_confidence"
+
+
+def evaluation_key(label: str) -> str:
+    """Key of how classifiers of a label compare on cells, or genes, that they were not trained on."""
+    return f"{prediction_key(label)}_evaluation"
