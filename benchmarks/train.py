@@ -108,8 +108,8 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in steps_of}
     print(
         f"{options.shape}: {len(lengths)} cells of {lengths.min()} to {lengths.max()} tokens "
-        f"(mean {lengths.mean():.0f}), batches of {options.batch}, dropout {options.dropout}, {options.frozen} blocks frozen, {device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}",
+        f"(mean {lengths.mean():.0f}), batches of {options.batch}, dropout {options.dropout}, "
+        f"{options.frozen} blocks frozen, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         flush=True,
     )
     for number in range(options.rounds + 1):  # the first warms up

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def choose_genes(
-    var: pd.DataFrame, mapped: GeneMap, vocabulary: Vocabulary, genes: Sequence[str] | str
+    var: pd.DataFrame, mapped: GeneMap, vocabulary: Vocabulary, genes: Sequence[str] | str, *, of: str = ""
 ) -> tuple[list[str], np.ndarray]:
     """Find genes by their name in the index of `var`, in the column that maps them, or in the vocabulary.
 
@@ -37,6 +37,8 @@ def choose_genes(
         The genes the model knows.
     genes
         The names.
+    of
+        What they are the genes of, such as " of 'kinases'", for messages.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def choose_genes(
     kinds = (("not in adata.var", absent), ("unknown to the model", unknown))
     why = "; ".join(f"{kind}: {', '.join(map(repr, names))}" for kind, names in kinds if names)
     if not found:
-        raise DataError(f"None of the genes can be used ({why or 'genes=[] names none'}). Name genes of adata.var.")
+        raise DataError(f"None of the genes{of} can be used ({why or 'genes=[] names none'}). Name genes of adata.var.")
     if why:
-        logg.warning(f"{len(absent) + len(unknown)} of {len(asked)} genes are left out ({why})")
+        logg.warning(f"{len(absent) + len(unknown)} of {len(asked)} genes{of} are left out ({why})")
     return list(found.values()), np.array(list(found), dtype=np.int32)

@@ -29,3 +29,33 @@ def tokens_of_genes(source: CellTokens, genes: str | Sequence[str] | None) -> np
     if genes is None:
         return np.unique(source.genes.tokens[source.genes.tokens >= 0])
     return choose_genes(source.counts.var, source.genes, source.vocabulary, genes)[1]
+
+
+class Spread:
+    """Gives every gene of ``adata.var`` the result of its token.
+
+    Parameters
+    ----------
+    slot_of_var
+        Where the result of each gene is, (n_vars,) int64; -1 where there is none.
+    min_cells
+        Genes in fewer cells get NaN.
+    """
+
+    def __init__(self, slot_of_var: np.ndarray, min_cells: int) -> None:
+        self.rows = np.flatnonzero(slot_of_var >= 0)
+        self.slots = slot_of_var[self.rows]
+        self.n_vars, self.min_cells = len(slot_of_var), min_cells
+
+    def counts(self, n_cells: np.ndarray) -> np.ndarray:
+        """Cells of each gene, (n_vars, n_groups) int32 from (n_groups, n_slots)."""
+        spread = np.zeros((self.n_vars, len(n_cells)), dtype=np.int32)
+        spread[self.rows] = n_cells[:, self.slots].T
+        return spread
+
+    def fill(self, out: np.ndarray, values: np.ndarray, n_cells: np.ndarray) -> np.ndarray:
+        """Put (n_slots, d) into (n_vars, d), NaN where there are too few cells."""
+        out[:] = np.nan
+        enough = n_cells[self.slots] >= self.min_cells
+        out[self.rows[enough]] = values[self.slots[enough]]
+        return out

@@ -1,8 +1,9 @@
 """Attention with dropout on a CPU, for training; its memory grows with the tokens of a cell, not with their square.
 
 torch's fused kernel knows no dropout on a CPU, and what takes its place keeps the weights of all pairs of tokens, three
-times over, until the backward pass: 200 MB for every block and cell of 2048 genes in the V1-10M shape. Here a few queries
-at a time are run, only the result is kept, and the weights are computed once more backward, with the same ones dropped.
+times over, until the backward pass: 200 MB for every block and cell of 2048 genes in the V1-10M shape. Here a few
+queries at a time are run, only the result is kept, and the weights are computed once more backward, with the same ones
+dropped.
 """
 
 from __future__ import annotations

@@ -7,9 +7,14 @@ import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from scgeneformer._errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 TABLE = Path(__file__).with_name("recipes.toml")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial")
@@ -59,7 +64,7 @@ class Recipe:
     layer_decay
         Factor of the learning rate from each block to the one before.
     schedule
-        "linear", "cosine", "constant", "constant_with_warmup" or "polynomial", as in transformers.
+        "linear", "cosine", "polynomial", "constant_with_warmup" or "constant" (without warm-up), as in transformers.
     warmup
         Steps until the largest learning rate; below 1 a share of all steps.
     weight_decay
@@ -109,15 +114,25 @@ class Recipe:
     source: str = ""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise DataError(f"{name}={value!r} does not exist; choose one of {', '.join(map(repr, choices))}.")
         for name, (least, most, whole) in LIMITS.items():
             _check_number(name, getattr(self, name), least, most, whole)
+        for name in SWITCHES:
+            if not isinstance(value := getattr(self, name), bool):
+                raise DataError(f"{name}={value!r} must be True or False.")
+        if not isinstance(self.config, dict | None):
+            raise DataError(f"config={self.config!r} must be a dictionary, such as {{'hidden_size': 128}}.")
         if self.config is not None and self.init != "random":
             raise DataError("config= changes the shape of the model, which needs random weights: init='random'.")
         if self.init == "random" and self.lora:
             raise DataError("lora= trains adapters of pretrained weights; leave it out with init='random'.")
+        if self.lora_alpha is not None and not self.lora:
+            raise DataError("lora_alpha= scales adapters, and there are none. Give their rank, such as lora=8.")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that are not None, to be stored."""
@@ -131,6 +146,7 @@ CHOICES: dict[str, tuple] = {
     "schedule": SCHEDULES,
     "class_weights": (None, "balanced"),
 }
+SWITCHES = ("freeze_embeddings", "add_cls", "positions")
 LIMITS: dict[str, tuple[float, float, bool]] = {  # least, most, whole number; None is allowed where it is the default
     "num_layers": (1, 10_000, True),
     "frozen_layers": (0, 10_000, True),
@@ -161,7 +177,7 @@ def _check_number(name: str, value: Any, least: float, most: float, whole: bool)
 
 
 def find_recipe(recipe: str | Recipe, changes: dict[str, Any]) -> Recipe:
-    """Recipe by name, or as given, with some settings changed.
+    """Recipe by name, or as given, with some settings changed; its source then says which.
 
     Raises
     ------
@@ -179,7 +195,14 @@ def find_recipe(recipe: str | Recipe, changes: dict[str, Any]) -> Recipe:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f" Did you mean {close[0]}=?" if close else f" Settings are: {', '.join(sorted(known - {'source'}))}."
         raise DataError(f"{unknown[0]}= is no parameter and no setting of a recipe.{hint}")
-    return replace(recipe, **changes)
+    return changed(recipe, changes)
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with some settings changed; its source then says which."""
+    new = replace(recipe, **changes)
+    differing = [name for name in changes if name != "source" and getattr(new, name) != getattr(recipe, name)]
+    return replace(new, source=f"{new.source}; changed: {', '.join(differing)}") if differing and new.source else new
 
 
 @cache

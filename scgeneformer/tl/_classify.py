@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.predicted import most_probable
 from scgeneformer._adata.truth import find_truth, judge
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
@@ -124,7 +124,7 @@ def classify(
     probabilities = softmax(logits, found.sizes)
     for task, probability in zip(found.tasks, probabilities, strict=True):
         key = _key(key_added, task, len(found.tasks))
-        results.obs[key] = _labels(probability, task.classes)
+        results.obs[key] = most_probable(probability, task.classes)
         results.obs[keys.confidence_key(key)] = probability.max(axis=1)
         results.obsm[keys.probability_key(key)] = probability
         results.uns[key] = {"classes": np.array(task.classes), "params": session.params(pooling=found.pooling)}
@@ -154,10 +154,3 @@ def _key(key_added: str | None, task: Task, n_tasks: int) -> str:
     if key_added is None:
         return keys.prediction_key(task.label)
     return key_added if n_tasks == 1 else keys.group_key(key_added, [task.label])
-
-
-def _labels(probability: np.ndarray, classes: list[str]) -> Any:
-    """Most probable class of each cell as categories, missing where there are no probabilities."""
-    empty = np.isnan(probability).any(axis=1)
-    codes: np.ndarray = np.where(empty, -1, np.nan_to_num(probability).argmax(axis=1))
-    return pd.Categorical.from_codes(codes, categories=pd.Index(classes))

@@ -10,7 +10,7 @@ from scgeneformer._adata.gene_choice import choose_genes
 from scgeneformer._adata.genes import INDEX, GeneMap
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.sampling import sample_cells
-from scgeneformer._adata.var_tokens import tokens_of_var
+from scgeneformer._adata.var_tokens import Spread, tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
@@ -169,7 +169,7 @@ def embed_genes(
     states = _room_for_cells(adata.n_obs, len(tokens), session) if per_cell else None
     found, used = _run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb)
 
-    spread = _Spread(np.where(mapped.tokens >= 0, slot_of_token[mapped.tokens], -1), min_cells)
+    spread = Spread(np.where(mapped.tokens >= 0, slot_of_token[mapped.tokens], -1), min_cells)
     params: dict[str, Any] = {"agg": agg, "min_cells": min_cells}
     params |= {} if cells.all() else {"sample": int(cells.sum()), "random_state": random_state}
     results = _of_all_cells(session, key, found, spread, params)
@@ -268,30 +268,8 @@ def _run(
     return found, cells & (n_tokens > 0)
 
 
-class _Spread:
-    """Gives every gene of `adata.var` the result of its token."""
-
-    def __init__(self, slot_of_var: np.ndarray, min_cells: int) -> None:
-        self.rows = np.flatnonzero(slot_of_var >= 0)
-        self.slots = slot_of_var[self.rows]
-        self.n_vars, self.min_cells = len(slot_of_var), min_cells
-
-    def counts(self, n_cells: np.ndarray) -> np.ndarray:
-        """Cells of each gene, (n_vars, n_groups) int32 from (n_groups, n_slots)."""
-        spread = np.zeros((self.n_vars, len(n_cells)), dtype=np.int32)
-        spread[self.rows] = n_cells[:, self.slots].T
-        return spread
-
-    def fill(self, out: np.ndarray, values: np.ndarray, n_cells: np.ndarray) -> np.ndarray:
-        """Put (n_slots, d) into (n_vars, d), NaN where there are too few cells."""
-        out[:] = np.nan
-        enough = n_cells[self.slots] >= self.min_cells
-        out[self.rows[enough]] = values[self.slots[enough]]
-        return out
-
-
 def _of_all_cells(
-    session: Session, key: str, found: GeneSums | GeneMedians, spread: _Spread, params: dict[str, Any]
+    session: Session, key: str, found: GeneSums | GeneMedians, spread: Spread, params: dict[str, Any]
 ) -> Results:
     """Results over all cells; the groups, those without a label included, add up to them."""
     n_cells = found.n_cells.sum(axis=0)
@@ -311,7 +289,7 @@ def _add_groups(
     groups: Groups,
     labels: pd.DataFrame,
     found: GeneSums | GeneMedians,
-    spread: _Spread,
+    spread: Spread,
     params: dict[str, Any],
 ) -> None:
     key, n_groups = keys.group_key(key, groups.columns), len(groups.names)
