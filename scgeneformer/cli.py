@@ -9,15 +9,17 @@ from typing import Annotated
 import typer
 
 from scgeneformer._cli.check import check
+from scgeneformer._cli.classify import classify
 from scgeneformer._cli.demo import demo
 from scgeneformer._cli.embed import embed
 from scgeneformer._cli.errors import Commands
 from scgeneformer._cli.models import download, models
 from scgeneformer._cli.perturb import perturb
 from scgeneformer._cli.tokenize import tokenize
+from scgeneformer._cli.train import train
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, models, download, check, tokenize, embed, perturb):
+for command in (demo, models, download, check, tokenize, embed, perturb, train, classify):
     app.command()(command)
 
 
@@ -35,7 +37,7 @@ def common(
     version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")] = False,
 ) -> None:
-    """Geneformer for AnnData files: check, tokenize, embed, perturb. Results on stdout or in files, log on stderr."""
+    """Geneformer for AnnData files: check, tokenize, embed, perturb, train. Results on stdout or in files, log on stderr."""
     import scanpy as sc
 
     sc.settings.verbosity = 3

@@ -64,7 +64,7 @@ def _per_cell(query, key, value, packed, scaling, dropout):
 def _dropping(query, key, value, packed, scaling, dropout):
     """Training on a CPU: one attention with dropout per cell."""
     cells = zip(*(x[0].split(packed.lengths, dim=1) for x in (query, key, value)), strict=True)
-    return torch.cat([dropout_attention(*cell, scaling, dropout).transpose(0, 1) for cell in cells])[None]
+    return torch.cat([dropout_attention(q, k, v, scaling, dropout).transpose(0, 1) for q, k, v in cells])[None]
 
 
 def _matrix_products(query, key, value, packed, scaling, dropout):

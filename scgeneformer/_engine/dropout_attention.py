@@ -36,7 +36,7 @@ def dropout_attention(
     (n_heads, n, d_head).
     """
     seed = int(torch.randint(2**62, ()))
-    return _DropoutAttention.apply(query, key, value, scaling, dropout, seed)  # type: ignore[no-any-return]
+    return _DropoutAttention.apply(query, key, value, scaling, dropout, seed)
 
 
 class _DropoutAttention(torch.autograd.Function):

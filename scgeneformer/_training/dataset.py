@@ -100,6 +100,24 @@ class TokenDataset(Dataset):
             yield start, Tokens(self.ids[offsets[0] : offsets[-1]].astype(np.int32), offsets - offsets[0])
 
 
+def containing(blocks: Iterable[tuple[int, Tokens]], wanted: np.ndarray, n_cells: int) -> np.ndarray:
+    """Which cells contain some of the genes wanted, (n_cells,) bool.
+
+    Parameters
+    ----------
+    blocks
+        (row of the first cell, tokens) of consecutive cells.
+    wanted
+        Whether a token is one of these genes, (n_tokens,) bool.
+    n_cells
+        Number of cells in all blocks.
+    """
+    found = np.zeros(n_cells, dtype=bool)
+    for first, tokens in blocks:
+        found[first : first + len(tokens)] = np.diff(offsets_of(wanted[tokens.ids])[tokens.offsets]) > 0
+    return found
+
+
 def gather(blocks: Iterable[tuple[int, Tokens]], chosen: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of the chosen cells, read block by block.
 

@@ -11,7 +11,7 @@ import torch
 from scgeneformer._engine.class_head import ClassHead
 from scgeneformer._errors import DataError
 from scgeneformer._training.encoder import copy_encoder, random_encoder, without_positions
-from scgeneformer._training.fit import fit
+from scgeneformer._training.fit import fit, same_random_state
 from scgeneformer._training.lora import add_adapters, merge_adapters
 from scgeneformer._training.network import Network
 from scgeneformer._training.optimizer import freeze
@@ -73,6 +73,7 @@ class Run:
     half: str | None
     arguments: dict[str, Any]
 
+    @same_random_state()
     def encoder(self) -> BertModel:
         """The encoder that the training begins with."""
         recipe = self.recipe
@@ -112,6 +113,7 @@ class Run:
             bert, recipe.lora, alpha=alpha, dropout=dropout, first_block=recipe.frozen_layers, seed=self.seed
         )
 
+    @same_random_state()
     def network(self, labels: np.ndarray | None = None) -> Network:
         """The network before training; class weights, where asked for, are those of `labels` (m, n_tasks)."""
         bert, recipe = self.encoder(), self.recipe

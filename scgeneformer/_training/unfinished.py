@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scanpy import logging as logg
 
 from scgeneformer._errors import DataError
+from scgeneformer._json import to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ def open_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> Path:
     DataError
         If a training with another request was cut off there.
     """
-    asked = json.loads(json.dumps(request, default=str))
+    asked = json.loads(to_json(request))
     path = folder / REQUEST
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +49,7 @@ def open_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> Path:
                 "on with it, name another directory (out=...), or begin anew: overwrite=True."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+    path.write_text(to_json(asked), encoding="utf-8")
     return folder / CHECKPOINTS
 
 

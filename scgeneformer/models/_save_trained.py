@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer._engine.vocabulary import write_vocabulary
+from scgeneformer._json import to_json
 from scgeneformer.models._files import CONFIG_FILE
 from scgeneformer.models._save import CARD_FILE, METRICS_FILE, write_tensors, written_beside
 
@@ -52,7 +52,7 @@ def save_trained(
     with written_beside(folder) as fresh:
         write_tensors({**encoder, **head}, fresh)
         entries = {**bert.config.to_dict(), **config}
-        (fresh / CONFIG_FILE).write_text(json.dumps(entries, indent=2, default=str) + "\n", encoding="utf-8")
-        (fresh / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (fresh / CONFIG_FILE).write_text(to_json(entries), encoding="utf-8")
+        (fresh / METRICS_FILE).write_text(to_json(metrics), encoding="utf-8")
         (fresh / CARD_FILE).write_text(card, encoding="utf-8")
         write_vocabulary(vocabulary, fresh)

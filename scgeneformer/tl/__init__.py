@@ -1,6 +1,7 @@
-"""Tools: tokens and embeddings."""
+"""Tools: tokens, embeddings, perturbations, classifiers."""
 
 from scgeneformer.tl._attention import attention
+from scgeneformer.tl._classify import classify
 from scgeneformer.tl._embed_cells import embed_cells
 from scgeneformer.tl._embed_genes import embed_genes
 from scgeneformer.tl._gene_neighbors import gene_neighbors
@@ -10,9 +11,11 @@ from scgeneformer.tl._rank_genes_context import rank_genes_context
 from scgeneformer.tl._rank_perturbations import rank_perturbations
 from scgeneformer.tl._score_masked_genes import score_masked_genes
 from scgeneformer.tl._tokenize import tokenize
+from scgeneformer.tl._train_classifier import train_classifier
 
 __all__ = [
     "attention",
+    "classify",
     "embed_cells",
     "embed_genes",
     "gene_neighbors",
@@ -22,4 +25,5 @@ __all__ = [
     "rank_perturbations",
     "score_masked_genes",
     "tokenize",
+    "train_classifier",
 ]

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import scgeneformer as gf
+from scgeneformer._adata.files import edited
+from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Out, Overwrite, UseRaw, target_of
+
+
+def classify(
+    file: File,
+    classifier: Annotated[str, typer.Argument(help="Directory that the command train wrote, or org/repo on the hub.")],
+    out: Out = None,
+    in_place: InPlace = False,
+    overwrite: Overwrite = False,
+    truth: Annotated[str | None, typer.Option(help="Column of obs with the true labels, to judge by.")] = None,
+    counts_layer: CountsLayer = None,
+    use_raw: UseRaw = False,
+    gene_ids: GeneIds = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in one forward pass.")] = None,
+    key_added: Annotated[str | None, typer.Option(help="Key in obs, instead of geneformer_<label>.")] = None,
+) -> None:
+    """Tell the label of every cell with a fine-tuned model.
+
+    Adds obs['geneformer_<label>'], its probability, and obsm['geneformer_<label>_probability'].
+    """
+    target = target_of(file, out, in_place)
+    with edited(file, target, overwrite=overwrite or in_place) as adata:
+        gf.tl.classify(
+            adata,
+            classifier,
+            truth=truth,
+            counts_layer=counts_layer,
+            use_raw=use_raw or None,
+            gene_ids=gene_ids,
+            device=device,
+            dtype=dtype,
+            tokens_per_batch=tokens_per_batch,
+            key_added=key_added,
+        )
+    typer.echo(f"Labels are in {target}")
