@@ -37,7 +37,7 @@ def common(
     version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")] = False,
 ) -> None:
-    """Geneformer for AnnData files: check, tokenize, embed, perturb, train. Results on stdout or in files, log on stderr."""
+    """Geneformer for AnnData files: tokenize, embed, perturb, train. Results on stdout or in files, log on stderr."""
     import scanpy as sc
 
     sc.settings.verbosity = 3

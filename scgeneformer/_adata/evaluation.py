@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
-from scgeneformer._adata import keys
-
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -30,7 +28,7 @@ TABLE = (
 
 def evaluation(
     adata: AnnData,
-    label: str,
+    key: str,
     classes: list[str],
     split: dict[str, Any],
     method: str,
@@ -45,8 +43,8 @@ def evaluation(
     ----------
     adata
         Where the former entry is, if there is one.
-    label
-        What is told.
+    key
+        Where in `uns` it is stored.
     classes
         Names of the classes.
     split
@@ -62,11 +60,11 @@ def evaluation(
 
     Returns
     -------
-    The value of ``uns[keys.evaluation_key(label)]``; it survives h5ad and zarr.
+    The value of ``uns[key]``; it survives h5ad and zarr.
     """
-    before = adata.uns.get(keys.evaluation_key(label))
+    before = adata.uns.get(key)
     if before is not None and not _comparable(before, classes, split):
-        logg.info(f"    uns[{keys.evaluation_key(label)!r}] was about other cells or classes, and begins anew")
+        logg.info(f"    uns[{key!r}] was about other cells or classes, and begins anew")
         before = None
     row = pd.DataFrame([{**scores.summary, "n_train": n_train, "n_unseen": n_unseen}], index=[method])[list(TABLE)]
     per_class = scores.per_class.reset_index(names="class").astype({"class": str}).assign(method=method)

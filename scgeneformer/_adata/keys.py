@@ -115,6 +115,11 @@ def confidence_key(key: str) -> str:
     return f"{key}_confidence"
 
 
+def truth_key(key: str) -> str:
+    """Key of how what a classifier tells compares with true labels, of whichever cells."""
+    return f"{key}_truth"
+
+
 def evaluation_key(label: str) -> str:
     """Key of how classifiers of a label compare on cells, or genes, that they were not trained on."""
     return f"{prediction_key(label)}_evaluation"

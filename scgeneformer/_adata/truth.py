@@ -103,7 +103,7 @@ def find_truth(adata: AnnData, column: str, tasks: Sequence[Task]) -> Truth:
     return Truth(column, number, classes, codes, n)
 
 
-def judge(adata: AnnData, truth: Truth, probabilities: list[np.ndarray], method: str) -> dict[str, Any]:
+def judge(adata: AnnData, truth: Truth, probabilities: list[np.ndarray], key: str, method: str) -> dict[str, Any]:
     """Evaluation of what a classifier tells of all cells with a true label, as stored in `uns`."""
     from scgeneformer._training.scores import score
 
@@ -112,4 +112,4 @@ def judge(adata: AnnData, truth: Truth, probabilities: list[np.ndarray], method:
     names = "\n".join(sorted(adata.obs_names[judged]))
     split = {"cells": "all with a label", "checksum": hashlib.sha256(names.encode()).hexdigest()}
     scores = score(truth.codes[judged], probability[judged])
-    return evaluation(adata, truth.column, truth.classes, split, method, scores, n_train=0, n_unseen=truth.n_unseen)
+    return evaluation(adata, key, truth.classes, split, method, scores, n_train=0, n_unseen=truth.n_unseen)

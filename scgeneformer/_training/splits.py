@@ -78,7 +78,7 @@ def split(
         If fractions are none, units are missing or fewer than the parts, or a class can not be on the training side.
     """
     wanted, tasks = check_fractions(fractions), _tasks(classes)
-    known = (tasks >= 0).any(axis=1)
+    known: np.ndarray = (tasks >= 0).any(axis=1)
     parts = np.full(len(tasks), NONE, dtype=np.int8)
     if units is None:
         joint = np.unique(tasks[known], axis=0, return_inverse=True)[1].reshape(-1)
@@ -124,7 +124,7 @@ def folds(
         If there are fewer cells or units than folds, units are missing, or all cells of a class are in one fold.
     """
     tasks = _tasks(classes)
-    known = (tasks >= 0).any(axis=1)
+    known: np.ndarray = (tasks >= 0).any(axis=1)
     joint = np.unique(tasks[known], axis=0, return_inverse=True)[1].reshape(-1)
     unit = None if units is None else _units(units, known)
     n, what = (len(joint), "cells") if unit is None else (len(np.unique(unit)), "units")

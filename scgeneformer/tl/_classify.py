@@ -74,8 +74,9 @@ def classify(
         `classes`, the labels in the order of the columns, and `params`.
     `adata.obs['geneformer_n_tokens']` : int32
         Tokens of each cell.
-    `adata.uns['geneformer_<truth>_evaluation']` : dict
-        With `truth`: metrics of these predictions, as method "classify <name of the model>".
+    `adata.uns['geneformer_<label>_truth']` : dict
+        With `truth`: metrics of these predictions over all cells with a true label, as method "classify <name of the
+        model>", in the form of :func:`train_classifier`; cells that it was trained on flatter it.
 
     Raises
     ------
@@ -130,7 +131,8 @@ def classify(
         results.uns[key] = {"classes": np.array(task.classes), "params": session.params(pooling=found.pooling)}
     if true is not None:
         method = f"classify {session.model.name}"
-        results.uns[keys.evaluation_key(true.column)] = judge(adata, true, probabilities, method)
+        key = keys.truth_key(_key(key_added, found.tasks[true.task], len(found.tasks)))
+        results.uns[key] = judge(adata, true, probabilities, key, method)
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None

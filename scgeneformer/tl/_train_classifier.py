@@ -174,8 +174,9 @@ def train_classifier(
     for one in labels:
         if (scores := judged[one.column].get("test")) is not None:
             n_train = int((parts.parts[rows] == TRAIN).sum()) if n_folds is None else len(rows)
-            results.uns[keys.evaluation_key(one.column)] = evaluation(
-                adata, one.column, one.classes, parts.record, METHOD, scores, n_train=n_train, n_unseen=0
+            key = keys.evaluation_key(one.column)
+            results.uns[key] = evaluation(
+                adata, key, one.classes, parts.record, METHOD, scores, n_train=n_train, n_unseen=0
             )
     trained = _save(beginning, outcome, labels, judged, parts, cells)
     write(adata, results)
