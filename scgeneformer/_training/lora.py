@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -56,8 +56,8 @@ def add_adapters(bert: BertModel, rank: int, *, alpha: float, dropout: float, fi
 
 def merge_adapters(bert: BertModel) -> BertModel:
     """Add the adapters to the weights they stand beside and take them out, in place; returns the encoder."""
-    for block in bert.encoder.layer:
-        attention = block.attention.self
+    blocks: Any = bert.encoder.layer
+    for attention in (block.attention.self for block in blocks):
         for name in TARGETS:
             adapted = getattr(attention, name)
             if hasattr(adapted, "merge"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scanpy import logging as logg
+from sklearn.metrics import f1_score
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -86,7 +87,7 @@ class PackedTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss and accuracy over all validation cells, every cell counted once, without dropout."""
+        """Loss, accuracy and macro F1 over all validation cells, every cell counted once, without dropout."""
         cells: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         logits, labels = self.predict_logits(self.network, cells)
         found = _measures(logits, labels, self.network.sizes)
@@ -119,15 +120,8 @@ def training_arguments(
         Arguments that take the place of ours, such as ``{"report_to": "tensorboard", "save_steps": 100}``.
     """
     ours: dict[str, Any] = {
+        **arguments_of(recipe),
         "output_dir": str(folder),
-        "num_train_epochs": recipe.epochs,
-        "per_device_train_batch_size": recipe.batch_size,
-        "gradient_accumulation_steps": recipe.accumulation,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": recipe.warmup,
-        "weight_decay": recipe.weight_decay,
-        "max_grad_norm": recipe.max_grad_norm,
         "seed": seed,
         "use_cpu": cpu,
         "report_to": "none",
@@ -152,14 +146,32 @@ def training_arguments(
     return arguments
 
 
+def arguments_of(recipe: Recipe) -> dict[str, Any]:
+    """Those settings of a recipe that are arguments of transformers.Trainer."""
+    return {
+        "num_train_epochs": float(recipe.epochs),
+        "per_device_train_batch_size": recipe.batch_size,
+        "gradient_accumulation_steps": recipe.accumulation,
+        "learning_rate": float(recipe.learning_rate),
+        "lr_scheduler_type": recipe.schedule,
+        "warmup_steps": float(recipe.warmup),
+        "weight_decay": float(recipe.weight_decay),
+        "max_grad_norm": float(recipe.max_grad_norm),
+    }
+
+
 def _measures(logits: np.ndarray, labels: np.ndarray, sizes: list[int]) -> dict[str, float]:
     loss = float(loss_of(torch.from_numpy(logits), torch.from_numpy(labels), sizes))
     right = counted = 0
-    for task, part in enumerate(np.split(logits, np.cumsum(sizes)[:-1], axis=1)):
-        known = labels[:, task] != IGNORED
-        right += int((part[known].argmax(axis=1) == labels[known, task]).sum())
-        counted += int(known.sum())
-    return {"loss": loss, "accuracy": right / max(counted, 1)}
+    f1 = []
+    for truth, part in zip(labels.T, np.split(logits, np.cumsum(sizes)[:-1], axis=1), strict=True):
+        known = truth != IGNORED
+        told, truth = part[known].argmax(axis=1), truth[known]
+        right += int((told == truth).sum())
+        counted += len(truth)
+        if len(truth):
+            f1.append(float(f1_score(truth, told, average="macro")))
+    return {"loss": loss, "accuracy": right / max(counted, 1), "macro_f1": float(np.mean(f1)) if f1 else 0.0}
 
 
 class _Reporter(TrainerCallback):

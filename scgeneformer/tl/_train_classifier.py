@@ -13,7 +13,7 @@ from scgeneformer._adata.writer import Results, write
 from scgeneformer._checks import as_names
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
-from scgeneformer.tl._training import Beginning, begin, save
+from scgeneformer.tl._training import Beginning, begin, labelled_cells, save
 
 if TYPE_CHECKING:
     import os
@@ -156,7 +156,7 @@ def train_classifier(
         seed=seed,
     )
     parts = find_split(adata, labels, split=split, split_by=split_by, fractions=fractions, n_folds=n_folds, seed=seed)
-    rows, cells = _cells(adata, beginning, labels, parts)
+    rows, cells = labelled_cells(adata, beginning, labels, parts)
     pooling, sizes = beginning.recipe.pooling, [len(one.classes) for one in labels]
     run = beginning.run(CellTask(beginning.vocabulary, pooling, sizes))
     run.encoder()  # refuses what the model does not have, before anything is written
@@ -182,23 +182,6 @@ def train_classifier(
     write(adata, results)
     logg.info(f"    finished: {trained.folder}", time=start, deep=f"added {results}")
     return trained
-
-
-def _cells(adata: AnnData, beginning: Beginning, labels: list[Labels], parts: Split) -> tuple[np.ndarray, TokenDataset]:
-    """Rows of the cells with a label and a part, by the name of the cell, and their tokens and labels."""
-    from scgeneformer._training.dataset import IGNORED, TokenDataset, gather
-
-    codes = np.stack([one.codes for one in labels], axis=1)
-    chosen = (codes >= 0).any(axis=1) & (parts.parts >= 0)
-    _, blocks = beginning.source.counted()
-    ids, offsets = gather(blocks, chosen, beginning.vocabulary.n_tokens)
-    rows = np.flatnonzero(chosen)
-    cells = TokenDataset(ids, offsets, np.where(codes < 0, IGNORED, codes)[rows])
-    order = np.argsort(adata.obs_names.to_numpy(str)[rows], kind="stable")
-    order = order[cells.lengths[order] > 0]
-    if n := len(rows) - len(order):
-        logg.warning(f"{n} of {len(rows)} cells with a label have no count of a gene that the model knows: left out")
-    return rows[order], cells.take(order)
 
 
 def _judge(

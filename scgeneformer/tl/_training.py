@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from scanpy import logging as logg
+
 from scgeneformer import models
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._errors import DataError
@@ -19,8 +22,11 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
+    from scgeneformer._adata.labels import Labels
+    from scgeneformer._adata.split import Split
     from scgeneformer._adata.tokens import CellTokens
     from scgeneformer._engine.vocabulary import Vocabulary
+    from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.network import Network
     from scgeneformer._training.recipe import Recipe
     from scgeneformer._training.run import Run, Task
@@ -170,3 +176,22 @@ def save(
     )
     close_folder(beginning.folder)
     return Trained(beginning.folder, metrics)
+
+
+def labelled_cells(
+    adata: AnnData, beginning: Beginning, labels: list[Labels], parts: Split
+) -> tuple[np.ndarray, TokenDataset]:
+    """Rows of the cells with a label and a part, by the name of the cell, and their tokens and labels."""
+    from scgeneformer._training.dataset import IGNORED, TokenDataset, gather
+
+    codes = np.stack([one.codes for one in labels], axis=1)
+    chosen = (codes >= 0).any(axis=1) & (parts.parts >= 0)
+    _, blocks = beginning.source.counted()
+    ids, offsets = gather(blocks, chosen, beginning.vocabulary.n_tokens)
+    rows = np.flatnonzero(chosen)
+    cells = TokenDataset(ids, offsets, np.where(codes < 0, IGNORED, codes)[rows])
+    order = np.argsort(adata.obs_names.to_numpy(str)[rows], kind="stable")
+    order = order[cells.lengths[order] > 0]
+    if n := len(rows) - len(order):
+        logg.warning(f"{n} of {len(rows)} cells with a label have no count of a gene that the model knows: left out")
+    return rows[order], cells.take(order)
