@@ -66,6 +66,20 @@ def evaluation(
     if before is not None and not _comparable(before, classes, split):
         logg.info(f"    uns[{key!r}] was about other cells or classes, and begins anew")
         before = None
+    return with_method(before, classes, split, method, scores, n_train=n_train, n_unseen=n_unseen)
+
+
+def with_method(
+    before: dict[str, Any] | None,
+    classes: list[str],
+    split: dict[str, Any],
+    method: str,
+    scores: Scores,
+    *,
+    n_train: int,
+    n_unseen: int = 0,
+) -> dict[str, Any]:
+    """An entry, or none, with one method added; parameters are those of :func:`evaluation`."""
     row = pd.DataFrame([{**scores.summary, "n_train": n_train, "n_unseen": n_unseen}], index=[method])[list(TABLE)]
     per_class = scores.per_class.reset_index(names="class").astype({"class": str}).assign(method=method)
     per_class["class"] = classes

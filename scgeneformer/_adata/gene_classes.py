@@ -53,14 +53,14 @@ class GeneClasses:
             logg.warning(f"{int((~there).sum())} of {len(there)} genes are in none of the cells and left out: {absent}")
         return GeneClasses(self.classes, self.names[there], self.tokens[there], self.codes[there])
 
-    def check_sizes(self, least: int, why: str) -> None:
-        """Refuse if a class has fewer than `least` genes that can be used."""
-        sizes = np.bincount(self.codes, minlength=len(self.classes))
-        if (sizes < least).any():
-            few = ", ".join(f"{name!r} has {n}" for name, n in zip(self.classes, sizes, strict=True) if n < least)
+    def check_sizes(self, least: int) -> None:
+        """Refuse if a class has fewer than `least` genes."""
+        sizes = np.bincount(self.codes, minlength=len(self.classes)).tolist()
+        few = [f"{name!r} has {n}" for name, n in zip(self.classes, sizes, strict=True) if n < least]
+        if few:
             raise DataError(
-                f"Every class needs at least {least} genes that are in the cells ({why}); {few}. List more genes, take "
-                "more cells, or join classes."
+                f"Every class needs at least {least} genes that are in the cells (5, and one for each fold): "
+                f"{', '.join(few)}. List more genes, take fewer folds, or join classes."
             )
 
 

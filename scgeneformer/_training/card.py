@@ -69,7 +69,7 @@ def model_card(
         for name, value in values.items()
         if isinstance(value, int | float)
     ]
-    table = "\n".join(["| cells | metric | value |", "|---|---|---|", *rows]) if rows else "No cells were held out."
+    table = "\n".join(["| counted | metric | value |", "|---|---|---|", *rows]) if rows else "Nothing was held out."
     return TEMPLATE.format(
         title=title,
         about=about,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer._engine.classification import softmax
-from scgeneformer._training.roc import fold_curve, mean_curve
+from scgeneformer._training.roc import FPR, fold_curve, mean_curve
 from scgeneformer._training.scores import Scores, score
 
 if TYPE_CHECKING:
@@ -41,9 +41,13 @@ class GeneScores:
 
     @property
     def summaries(self) -> dict[str, dict[str, float]]:
-        """Metrics by what is counted, with the area under the mean curve of the folds."""
-        folds = {"auc_over_folds": float(self.roc["mean_auc"].mean()), "auc_sd": float(self.roc["auc_sd"].mean())}
-        return {"genes in cells": {**self.in_cells.summary, **folds}, "genes": self.of_genes.summary}
+        """Metrics by what is counted; of genes in cells also the weighted mean and spread of the AUC over folds."""
+        over_folds = {"auc_over_folds": float(self.roc["mean_auc"].mean()), "auc_sd": float(self.roc["auc_sd"].mean())}
+        return {"genes": self.of_genes.summary, "genes in cells": {**self.in_cells.summary, **over_folds}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All scores, for JSON."""
+        return {"genes": self.of_genes.to_dict(), "genes in cells": self.in_cells.to_dict(), "roc": self.roc}
 
 
 def judge_genes(
@@ -80,5 +84,44 @@ def judge_genes(
         score(codes, mean, classes),
         mean,
         n_cells,
-        curves(truth, probability, folds[slot]),
+        curves(truth, probability, folds[slot], classes),
     )
+
+
+def curves(truth: np.ndarray, probability: np.ndarray, folds: np.ndarray, classes: list[str]) -> dict[str, Any]:
+    """ROC curves of every fold and their mean: of the first of two classes, or of each of several against the rest.
+
+    Parameters
+    ----------
+    truth
+        Class of each row, (m,) int.
+    probability
+        (m, n_classes).
+    folds
+        Fold of each row, (m,) int.
+    classes
+        Names of the classes.
+
+    Returns
+    -------
+    `classes`, those that have a curve; `fpr` (100,), `tpr` (n_curves, n_folds, 100), `auc` and `weights` (n_curves,
+    n_folds), `mean_tpr` (n_curves, 100), `mean_auc` and `auc_sd` (n_curves,).
+    """
+    positive = range(1 if len(classes) == 2 else len(classes))
+    found = [
+        [fold_curve(truth[folds == fold] == k, probability[folds == fold, k]) for fold in np.unique(folds)]
+        for k in positive
+    ]
+    tpr, auc, weights = (np.array([[fold[i] for fold in each] for each in found]) for i in range(3))
+    means = [mean_curve(*each) for each in zip(tpr, auc, weights, strict=True)]
+    mean_tpr, mean_auc, auc_sd = (np.array([mean[i] for mean in means]) for i in range(3))
+    return {
+        "classes": np.array([classes[k] for k in positive]),
+        "fpr": FPR,
+        "tpr": tpr,
+        "auc": auc,
+        "weights": weights,
+        "mean_tpr": mean_tpr,
+        "mean_auc": mean_auc,
+        "auc_sd": auc_sd,
+    }

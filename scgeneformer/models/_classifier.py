@@ -99,8 +99,8 @@ def load_classifier(model: Model, kind: str) -> Classifier:
 def describe(kind: str, pooling: str, head: str, tasks: list[Task]) -> dict[str, Any]:
     """Entries of config.json that tell what a classifier is; those of the stock classes included."""
     stock = next((name for name, of in STOCK.items() if of == kind), None)
-    if kind == CELLS and (pooling == "mean" or head != "mlp"):  # transformers would read another token, or lack a layer
-        stock = "BertModel"
+    if head != ("mlp" if kind == CELLS else "linear") or (kind == CELLS and pooling == "mean"):
+        stock = "BertModel"  # transformers would read another token, or lack a layer, or have one too many
     entries: dict[str, Any] = {
         BLOCK: {"kind": kind, "pooling": pooling, "head": head, "tasks": [vars(task) for task in tasks]},
         "architectures": [stock],

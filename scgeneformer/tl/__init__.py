@@ -2,6 +2,7 @@
 
 from scgeneformer.tl._attention import attention
 from scgeneformer.tl._classify import classify
+from scgeneformer.tl._classify_genes import classify_genes
 from scgeneformer.tl._embed_cells import embed_cells
 from scgeneformer.tl._embed_genes import embed_genes
 from scgeneformer.tl._gene_neighbors import gene_neighbors
@@ -12,10 +13,12 @@ from scgeneformer.tl._rank_perturbations import rank_perturbations
 from scgeneformer.tl._score_masked_genes import score_masked_genes
 from scgeneformer.tl._tokenize import tokenize
 from scgeneformer.tl._train_classifier import train_classifier
+from scgeneformer.tl._train_gene_classifier import train_gene_classifier
 
 __all__ = [
     "attention",
     "classify",
+    "classify_genes",
     "embed_cells",
     "embed_genes",
     "gene_neighbors",
@@ -26,4 +29,5 @@ __all__ = [
     "score_masked_genes",
     "tokenize",
     "train_classifier",
+    "train_gene_classifier",
 ]

@@ -43,7 +43,7 @@ def classify_genes(
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Tell the class of every gene with a fine-tuned model.
+    r"""Tell the class of every gene with a fine-tuned model.
 
     The model gives every gene of every cell a probability of each class. Those of a gene are averaged over the cells
     that contain it; they are summed on the device, so that memory grows with the genes and not with the cells.
@@ -105,7 +105,7 @@ def classify_genes(
     >>> import scgeneformer as gf
     >>> adata = gf.datasets.pbmc68k()[:100].copy()
     >>> names = adata.var_names.astype(str)
-    >>> classes = {"ribosomal": names[names.str.match("RP[LS]")], "HLA": names[names.str.startswith("HLA-")]}
+    >>> classes = {"respiration": names[names.str.match("NDUF|COX")], "surface": names[names.str.match(r"CD\d")]}
     >>> trained = gf.tl.train_gene_classifier(adata, classes, model="mini", n_folds=None)
     >>> gf.tl.classify_genes(adata, trained)
     >>> adata.varm["geneformer_gene_class_probability"].shape

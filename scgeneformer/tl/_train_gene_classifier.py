@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scanpy import logging as logg
+
+from scgeneformer._adata import keys
+from scgeneformer._adata.gene_classes import find_gene_classes
+from scgeneformer._adata.gene_evaluation import gene_evaluation
+from scgeneformer._adata.sampling import sample_cells
+from scgeneformer._adata.writer import Results, write
+from scgeneformer._checks import check_whole
+from scgeneformer._docs import shared_docs
+from scgeneformer._errors import DataError
+from scgeneformer.tl._training import Beginning, begin, save
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+
+    from scgeneformer._adata.gene_classes import GeneClasses
+    from scgeneformer._training.dataset import TokenDataset
+    from scgeneformer._training.gene_scores import GeneScores
+    from scgeneformer._training.held_out import Outcome
+    from scgeneformer._training.recipe import Recipe
+    from scgeneformer._training.trained import Trained
+    from scgeneformer.models import ModelLike
+
+FOLD_SEED = 0  # of the folds of genes, as in the reference
+NO_GENE = -1
+
+
+@shared_docs
+def train_gene_classifier(
+    adata: AnnData,
+    classes: Mapping[str, Sequence[str]],
+    model: ModelLike | None = None,
+    *,
+    name: str = "gene_class",
+    out: str | os.PathLike[str] | None = None,
+    n_folds: int | None = 5,
+    max_cells: int | None = None,
+    recipe: str | Recipe = "default",
+    seed: int = 42,
+    counts_layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_ids: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    arguments: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Trained:
+    r"""Fine-tune Geneformer to tell the class of a gene from its context in a cell.
+
+    A head is put on the state of every gene in the last block and trained together with it by `transformers.Trainer`
+    (`Classifier` of the reference with ``classifier="gene"``). The loss counts only the genes whose class is given, in
+    every cell that contains them; all other genes of these cells are context.
+
+    The model is judged by cross-validation over genes: the genes of each fold are told by a model that did not learn
+    their class (it saw them as context). Genes are divided with the same share of every class in each fold. Two kinds
+    of scores are stored. "fine-tuned, genes in cells" counts every gene in every cell, so that genes in many cells
+    weigh more: this is what the reference reports. "fine-tuned, genes" counts every gene once, by the mean of its
+    probabilities over cells: how far a list of told genes can be trusted.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes, with raw or log1p-normalised counts.
+    classes
+        Name of each class, and its genes: as in ``adata.var_names``, in the column of `gene_ids`, or as any symbol,
+        alias or Ensembl ID the model knows. Genes that are missing are listed in a warning and left out.
+    {model}
+    name
+        What is told, in keys: "geneformer_<name>".
+    out
+        Directory of the trained model; by default ``geneformer_<name>`` in the working directory. A training that was
+        cut off there goes on from its last checkpoint if the same call is repeated.
+    n_folds
+        Folds of genes, one model for each; the last model, which is kept, is trained on all genes. None or 0 leaves
+        the cross-validation out.
+    max_cells
+        Train and judge on a random sample of this many of the cells that contain genes with a class; None takes all.
+    recipe
+        Settings by name (:func:`scgeneformer.models.recipes`), or a :class:`scgeneformer.models.Recipe`. Its `pooling`
+        has no meaning here. With `patience`, training watches the genes of one further fold, which do not train.
+    seed
+        Of the sample, weights, dropout and order of the cells. The folds are those of seed 0, as in the reference.
+    {counts}
+    device
+        "auto" (CUDA where there is one, else CPU) or a torch device. Several GPUs: one process each, by ``torchrun``.
+    dtype
+        "auto" (CUDA: mixed precision in bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
+    arguments
+        Arguments of `transformers.TrainingArguments` that take the place of ours, such as
+        ``{"report_to": "tensorboard", "save_steps": 500}``.
+    overwrite
+        Whether `out` may be a model directory already.
+    **settings
+        Settings of the recipe to change, such as ``learning_rate=1e-4, epochs=3, frozen_layers=4``: see
+        :class:`scgeneformer.models.Recipe`.
+
+    Returns
+    -------
+    The trained model: its `folder`, which `gf.tl.classify_genes`, `gf.tl.embed_genes` and all others take as a model
+    (as they take the returned object itself), and its `metrics`. Sets, unless there are no folds,
+
+    `adata.uns['geneformer_<name>_evaluation']` : dict
+        Scores of both kinds in the form of :func:`train_classifier`; also `genes`, a table with class, fold, number of
+        cells, told class and confidence of each gene, `probability`, its mean probabilities (n_genes, n_classes), and
+        `roc`, the curves of the folds and their mean, interpolated as in the reference. Read by
+        :func:`scgeneformer.get.gene_classification_df` and :func:`scgeneformer.pl.roc`.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two classes, a gene is in two of them, or a class has fewer than 5 genes in the cells,
+        or fewer than folds; if counts or settings cannot be used. Nothing is written then.
+    ModelError
+        If the model cannot be used, or `out` holds something else.
+
+    See Also
+    --------
+    classify_genes : apply the trained model to all genes.
+    train_classifier : classes of cells.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:100].copy()
+    >>> names = adata.var_names.astype(str)
+    >>> classes = {"respiration": names[names.str.match("NDUF|COX")], "surface": names[names.str.match(r"CD\d")]}
+    >>> trained = gf.tl.train_gene_classifier(adata, classes, model="mini", n_folds=2, learning_rate=1e-3)
+    >>> adata.uns["geneformer_gene_class_evaluation"]["table"].shape[0]
+    2
+    """
+    from scgeneformer._training.held_out import cross_validate, train_once
+    from scgeneformer._training.splits import MIN_GENES, gene_folds
+    from scgeneformer._training.task import GeneTask
+    from scgeneformer._training.unfinished import open_folder
+
+    n_folds = n_folds or None
+    _check(name, n_folds, max_cells)
+    beginning = begin(
+        adata,
+        model,
+        recipe,
+        settings,
+        out=out,
+        default_out=keys.prediction_key(name),
+        counts_layer=counts_layer,
+        use_raw=use_raw,
+        gene_ids=gene_ids,
+        device=device,
+        dtype=dtype,
+        arguments=arguments,
+        overwrite=overwrite,
+        seed=seed,
+    )
+    _check_patience(beginning.recipe, n_folds)
+    least, n_tokens = max(MIN_GENES, n_folds or 0), beginning.vocabulary.n_tokens
+    asked = find_gene_classes(beginning.source, classes)
+    asked.check_sizes(least)
+    run = beginning.run(GeneTask(len(asked.classes)))
+    run.encoder()  # refuses what the model does not have, before anything is written
+    cells = _cells(adata, beginning, asked, max_cells)
+    genes = asked.seen(np.bincount(cells.ids, minlength=n_tokens))
+    genes.check_sizes(least)
+    fold_of_gene = np.zeros(len(genes.codes), dtype=np.int64)
+    if n_folds is not None:
+        fold_of_gene = gene_folds(genes.codes, n_folds, FOLD_SEED)
+    record = {"n_folds": n_folds or 0, "seed": FOLD_SEED, "checksum": _checksum(cells, fold_of_gene)}
+    checkpoints = open_folder(beginning.folder, beginning.request(classes=genes.classes, split=record), overwrite)
+    start = logg.info(
+        f"fine-tuning {beginning.model.name} on {len(genes.classes)} classes of {len(genes.names)} genes in "
+        f"{len(cells)} cells"
+    )
+    results, judged = Results(), None
+    if n_folds is None:
+        everything = np.zeros(n_tokens, dtype=np.int64)
+        outcome = train_once(run, cells, everything, checkpoints / "all")
+    else:
+        outcome = cross_validate(run, cells, genes.by_token(fold_of_gene, n_tokens, NO_GENE), checkpoints)
+        judged = _judge(cells, outcome, genes, fold_of_gene)
+        results.uns[keys.evaluation_key(name)] = gene_evaluation(genes, fold_of_gene, judged, record)
+    trained = _save(beginning, outcome, name, genes, judged, record, len(cells))
+    write(adata, results)
+    logg.info(f"    finished: {trained.folder}", time=start, deep=f"added {results}")
+    return trained
+
+
+def _check(name: Any, n_folds: int | None, max_cells: int | None) -> None:
+    if not isinstance(name, str) or not name:
+        raise DataError(f"name={name!r} must be a text, such as 'dosage'.")
+    check_whole(2, n_folds=2 if n_folds is None else n_folds)
+    check_whole(max_cells=1 if max_cells is None else max_cells)
+
+
+def _check_patience(recipe: Recipe, n_folds: int | None) -> None:
+    if recipe.patience is not None and (n_folds or 0) < 3:
+        raise DataError(
+            f"patience={recipe.patience} watches the genes of one fold while those of another are held out, so that at "
+            "least three folds are needed. Leave patience out, or take n_folds=3 or more."
+        )
+
+
+def _cells(adata: AnnData, beginning: Beginning, genes: GeneClasses, max_cells: int | None) -> TokenDataset:
+    """The cells that contain genes with a class, up to `max_cells`, by the name of the cell."""
+    from scgeneformer._training.dataset import IGNORED, TokenDataset, containing, gather
+
+    n_tokens, source = beginning.vocabulary.n_tokens, beginning.source
+    labels = genes.by_token(genes.codes, n_tokens, IGNORED)
+    there = containing(source.counted()[1], labels != IGNORED, adata.n_obs)
+    if not there.any():
+        raise DataError("No cell contains any of the genes in classes=. List genes that are expressed.")
+    chosen = sample_cells(adata, max_cells, beginning.seed, there, np.zeros(adata.n_obs, dtype=np.int64))
+    cells = TokenDataset(*gather(source.counted()[1], chosen, n_tokens), labels)
+    return cells.take(np.argsort(adata.obs_names.to_numpy(str)[chosen], kind="stable"))
+
+
+def _checksum(cells: TokenDataset, fold_of_gene: np.ndarray) -> str:
+    """Digest of all that the training and its folds see."""
+    digest = hashlib.sha256()
+    for array in (cells.ids, cells.offsets, cells.labels, fold_of_gene.astype(np.int64)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _judge(cells: TokenDataset, outcome: Outcome, genes: GeneClasses, fold_of_gene: np.ndarray) -> GeneScores:
+    from scgeneformer._training.gene_scores import judge_genes
+
+    judged = judge_genes(cells, outcome.logits, genes.tokens, genes.codes, fold_of_gene, genes.classes)
+    auc, sd = judged.summaries["genes in cells"]["auc_over_folds"], judged.summaries["genes in cells"]["auc_sd"]
+    logg.info(f"    AUC of held-out genes: {auc:.3f} ± {sd:.3f} in cells, {judged.of_genes.summary['auc']:.3f} by gene")
+    return judged
+
+
+def _save(
+    beginning: Beginning,
+    outcome: Outcome,
+    name: str,
+    genes: GeneClasses,
+    judged: GeneScores | None,
+    record: dict[str, Any],
+    n_cells: int,
+) -> Trained:
+    """Write the directory of the trained model."""
+    from scgeneformer._training.card import model_card
+    from scgeneformer.models._classifier import GENES, Task, describe
+
+    settings = beginning.recipe.to_dict()
+    sizes = np.bincount(genes.codes).tolist()
+    metrics = {
+        "metrics": {} if judged is None else judged.to_dict(),
+        "split": record,
+        "genes": {label: genes.names[genes.codes == i].tolist() for i, label in enumerate(genes.classes)},
+        "history": outcome.history,
+    }
+    card = model_card(
+        f"{beginning.model.name}, fine-tuned for {name} of genes",
+        f"Geneformer ({beginning.model.name}) that tells the class ({name}) of a gene from its context in a cell.",
+        f'gf.tl.classify_genes(adata, "{beginning.folder.name}")',
+        data={
+            "cells": n_cells,
+            "classes": ", ".join(f"{label} ({n} genes)" for label, n in zip(genes.classes, sizes, strict=True)),
+            "folds of genes": record["n_folds"] or "none, nothing was held out",
+        },
+        metrics={} if judged is None else judged.summaries,
+        training={**settings, "seed": beginning.seed, "base model": beginning.model.name},
+    )
+    entries = describe(GENES, "first", beginning.recipe.head, [Task(name, genes.classes)])
+    trained_how = {"recipe": settings, "seed": beginning.seed, "labels": [name]}
+    return save(beginning, outcome.network, entries, metrics=metrics, card=card, record=trained_how)
