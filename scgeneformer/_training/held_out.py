@@ -40,6 +40,12 @@ class Outcome:
     logits: np.ndarray
 
 
+def check_watched(run: Run, parts: np.ndarray) -> None:
+    """Refuse early stopping where nothing tells when to stop."""
+    if run.recipe.patience is not None and not (parts == VALIDATION).any():
+        raise DataError("patience= stops by the validation loss, and there are no validation cells: see fractions=.")
+
+
 def train_once(run: Run, cells: TokenDataset, parts: np.ndarray, checkpoints: Path) -> Outcome:
     """Train on part 0, validate on part 1, and tell of both part 1 and part 2.
 
@@ -55,8 +61,7 @@ def train_once(run: Run, cells: TokenDataset, parts: np.ndarray, checkpoints: Pa
         Where checkpoints go.
     """
     validation, held_out = parts == VALIDATION, np.isin(parts, (VALIDATION, TEST))
-    if run.recipe.patience is not None and not validation.any():
-        raise DataError("patience= stops by the validation loss, and there are no validation cells: see fractions=.")
+    check_watched(run, parts)
     watched = cells.part(validation) if validation.any() else None
     network, history = run.train(checkpoints, cells.part(parts == TRAIN), watched)
     rows = held_out[cells.units]

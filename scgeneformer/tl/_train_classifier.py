@@ -132,7 +132,7 @@ def train_classifier(
     >>> sorted(path.name for path in trained.folder.iterdir())[:3]
     ['README.md', 'aliases.tsv', 'config.json']
     """
-    from scgeneformer._training.held_out import cross_validate, train_once
+    from scgeneformer._training.held_out import check_watched, cross_validate, train_once
     from scgeneformer._training.task import CellTask
     from scgeneformer._training.unfinished import open_folder
 
@@ -160,6 +160,8 @@ def train_classifier(
     pooling, sizes = beginning.recipe.pooling, [len(one.classes) for one in labels]
     run = beginning.run(CellTask(beginning.vocabulary, pooling, sizes))
     run.encoder()  # refuses what the model does not have, before anything is written
+    if n_folds is None:
+        check_watched(run, parts.parts)
     names = [one.column for one in labels]
     request = beginning.request(labels=[[one.column, *one.classes] for one in labels], split=parts.record)
     checkpoints = open_folder(beginning.folder, request, overwrite)
@@ -171,9 +173,10 @@ def train_classifier(
     results = Results()
     if split is None:
         results.obs[keys.FOLD if n_folds else keys.SPLIT] = parts.column
+    trains = (parts.parts[rows] == TRAIN) | (n_folds is not None)
     for one in labels:
         if (scores := judged[one.column].get("test")) is not None:
-            n_train = int((parts.parts[rows] == TRAIN).sum()) if n_folds is None else len(rows)
+            n_train = int((trains & (one.codes[rows] >= 0)).sum())
             key = keys.evaluation_key(one.column)
             results.uns[key] = evaluation(
                 adata, key, one.classes, parts.record, METHOD, scores, n_train=n_train, n_unseen=0
