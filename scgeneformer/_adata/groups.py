@@ -49,8 +49,17 @@ class Groups:
         return self.frame.assign(n_cells=n_cells)
 
 
-def find_groups(adata: AnnData, groupby: str | Sequence[str]) -> Groups:
+def find_groups(adata: AnnData, groupby: str | Sequence[str], *, asked: str = "groupby") -> Groups:
     """Group the cells by one or several columns of `obs`; cells with a missing label belong to no group.
+
+    Parameters
+    ----------
+    adata
+        The data.
+    groupby
+        The columns.
+    asked
+        Name of the parameter by which the user gave them, for error messages.
 
     Raises
     ------
@@ -63,9 +72,9 @@ def find_groups(adata: AnnData, groupby: str | Sequence[str]) -> Groups:
     if not columns or (missing := [c for c in columns if c not in adata.obs]):
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         named = ", ".join(map(repr, missing)) if columns else "[]"
-        raise MissingKeyError(f"groupby={named} is no column of adata.obs; the columns are: {present}.")
+        raise MissingKeyError(f"{asked}={named} is no column of adata.obs; the columns are: {present}.")
     if "n_cells" in columns:
-        raise DataError("groupby='n_cells' is the name under which the number of cells is stored. Rename the column.")
+        raise DataError(f"{asked}='n_cells' is the name under which the number of cells is stored. Rename the column.")
     labels = adata.obs[columns]
     known = labels.notna().all(axis=1).to_numpy()
     if not known.any():

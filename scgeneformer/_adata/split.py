@@ -11,6 +11,7 @@ import pandas as pd
 
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.labels import Labels
+from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError, MissingKeyError
 from scgeneformer._training import splits
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+
+    from scgeneformer._adata.groups import Groups
 
 WORDS = {
     **dict.fromkeys(("train", "training"), splits.TRAIN),
@@ -53,13 +56,14 @@ class Split:
 
 def find_split(
     adata: AnnData,
-    labels: Labels | Sequence[Labels],
+    labels: Labels | Sequence[Labels] | None,
     *,
     split: str | None = None,
     split_by: str | Sequence[str] | None = None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     n_folds: int | None = None,
     seed: int = 42,
+    asked: str = "split_by",
 ) -> Split:
     """Take the split from a column of `obs`, or divide the cells.
 
@@ -68,7 +72,7 @@ def find_split(
     adata
         The data.
     labels
-        What is learned.
+        What is learned; None: nothing that the parts would be balanced by.
     split
         Column with "train", "validation" and "test", or with numbers of folds.
     split_by
@@ -79,6 +83,8 @@ def find_split(
         Folds instead of parts.
     seed
         Of what is random.
+    asked
+        Name of the parameter by which the user gave `split_by`, for error messages.
 
     Raises
     ------
@@ -87,63 +93,69 @@ def find_split(
     DataError
         If the cells cannot be divided so, a class would not train, or `split` puts a group on both sides.
     """
-    each = [labels] if isinstance(labels, Labels) else list(labels)
+    check_whole(0, seed=seed)
+    if n_folds is None:
+        splits.check_fractions(fractions)
+    else:
+        check_whole(2, n_folds=n_folds)
+    each = [Labels("", np.zeros(adata.n_obs, dtype=np.int64), [""])] if labels is None else labels
+    each = [each] if isinstance(each, Labels) else list(each)
     codes = np.stack([one.codes for one in each], axis=1)
     names = [name for one in each for name in one.classes]
-    groups = None if split_by is None else find_groups(adata, split_by)
+    groups = None if split_by is None else find_groups(adata, split_by, asked=asked)
     if split is not None:
-        parts, folds = _read(adata, split, n_folds is not None)
-        parts = np.where((codes >= 0).any(axis=1), parts, splits.NONE)
-        if groups is not None:
-            _check_groups(parts, groups.codes, groups.names, split)
-        if folds:
-            splits.check_folds(codes, parts, names)
-        else:
-            splits.check_train(np.where(parts[:, None] >= 0, codes, -1), parts == splits.TRAIN, names)
         record: dict[str, Any] = {"column": split}
+        parts = np.where((codes >= 0).any(axis=1), _read(adata, split, n_folds), splits.NONE)
+        _check(parts, codes, names, n_folds)
+        if groups is not None:
+            _check_groups(parts, groups, split)
     else:
+        sizes = {"fractions": np.array(fractions, dtype=np.float64)} if n_folds is None else {"n_folds": n_folds}
+        record = {"by": np.array([] if groups is None else groups.columns, dtype=str), **sizes, "seed": seed}
         by_name = np.argsort(adata.obs_names.to_numpy(str), kind="stable")
         units = None if groups is None else groups.codes[by_name]
-        folds = n_folds is not None
-        ordered = (
-            splits.split(codes[by_name], units, fractions, seed, names=names)
+        parts = np.empty(adata.n_obs, dtype=np.int64)
+        parts[by_name] = (
+            splits.split(codes[by_name], units, fractions, seed)
             if n_folds is None
             else splits.folds(codes[by_name], units, n_folds, seed, names=names)
         )
-        parts = np.empty(adata.n_obs, dtype=ordered.dtype)
-        parts[by_name] = ordered
-        sizes = {"n_folds": n_folds} if folds else {"fractions": np.array(fractions, dtype=np.float64)}
-        record = {"by": np.array([] if groups is None else groups.columns, dtype=str), **sizes, "seed": seed}
-    return Split(parts, folds, {**record, "checksum": _checksum(adata, parts)})
+    return Split(parts, n_folds is not None, {**record, "checksum": _checksum(adata, parts)})
 
 
-def _read(adata: AnnData, column: str, folds: bool) -> tuple[np.ndarray, bool]:
-    """Parts, or folds, in a column of `obs`, and whether they are folds."""
+def _read(adata: AnnData, column: str, n_folds: int | None) -> np.ndarray:
+    """Part, or fold, of every cell in a column of `obs`."""
     if column not in adata.obs:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         raise MissingKeyError(f"split={column!r} is no column of adata.obs; the columns are: {present}.")
-    text = adata.obs[column].astype(object)
-    known = text.notna().to_numpy()
-    words = [str(value).strip().lower() if there else "" for value, there in zip(text, known, strict=True)]
-    if folds:
-        if bad := sorted({word for word, there in zip(words, known, strict=True) if there and not word.isdigit()}):
-            raise DataError(
-                f"adata.obs[{column!r}] holds {bad[0]!r}; with n_folds= it must hold numbers of folds from 0."
-            )
-        return np.array([int(word) if there else -1 for word, there in zip(words, known, strict=True)]), True
-    if bad := sorted({word for word, there in zip(words, known, strict=True) if there and word not in WORDS}):
-        raise DataError(f"adata.obs[{column!r}] holds {bad[0]!r}; it must hold train, validation and test.")
-    return np.array([WORDS.get(word, -1) for word in words]), False
+    known = adata.obs[column].notna().to_numpy()
+    words = adata.obs[column][known].astype(str).str.strip().str.lower().str.removesuffix(".0")
+    number_of = WORDS if n_folds is None else {str(fold): fold for fold in range(n_folds)}
+    if bad := sorted(set(words) - set(number_of)):
+        holds = ", ".join(splits.PARTS) if n_folds is None else f"with n_folds={n_folds} folds from 0 to {n_folds - 1}"
+        raise DataError(f"adata.obs[{column!r}] holds {bad[0]!r}; it must hold {holds}.")
+    parts = np.full(adata.n_obs, splits.NONE, dtype=np.int64)
+    parts[known] = [number_of[word] for word in words]
+    return parts
 
 
-def _check_groups(parts: np.ndarray, codes: np.ndarray, names: list[str], column: str) -> None:
+def _check(parts: np.ndarray, codes: np.ndarray, names: list[str], n_folds: int | None) -> None:
+    """Refuse a split in which a class does not train."""
+    if n_folds is None:
+        splits.check_train(codes, parts == splits.TRAIN, names)
+    else:
+        splits.check_folds(codes, parts, n_folds, names)
+
+
+def _check_groups(parts: np.ndarray, groups: Groups, column: str) -> None:
     """Refuse if a group is in two parts."""
-    for code, name in enumerate(names):
-        found = np.unique(parts[(codes == code) & (parts >= 0)])
-        if len(found) > 1:
-            raise DataError(
-                f"adata.obs[{column!r}] puts cells of {name!r} into {len(found)} parts. Leave out split_by=."
-            )
+    inside = (parts >= 0) & (groups.codes >= 0)
+    counts = pd.crosstab(groups.codes[inside], parts[inside])
+    if torn := [groups.names[code] for code in counts.index[(counts > 0).sum(axis=1) > 1]]:
+        raise DataError(
+            f"adata.obs[{column!r}] puts cells of {torn[0]!r} ({', '.join(groups.columns)}) into several parts. Mend "
+            "the column, or leave split_by= out: then the scores may be too good, as cells of one donor are alike."
+        )
 
 
 def _checksum(adata: AnnData, parts: np.ndarray) -> str:

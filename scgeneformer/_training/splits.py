@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 NONE = -1  # of cells that are in no part
-TRIES, TRIED_UNITS, PASSES = 16, 20_000, 10  # random orders of the units, of up to so many in all; passes over each
+TRIES, TRIED_UNITS, PASSES = 64, 10_000, 10  # random orders of the units, of up to so many in all; passes over each
 MIN_GENES = 5  # of each class of genes
 
 
@@ -29,8 +29,11 @@ def check_fractions(fractions: Sequence[float]) -> np.ndarray:
     DataError
         If they are not three numbers that add up to 1, one is negative, or nothing trains.
     """
-    found = np.asarray(fractions, dtype=np.float64) if np.ndim(fractions) == 1 else np.empty(0)
-    if len(found) != 3 or not np.isfinite(found).all():
+    try:
+        found = np.asarray(fractions, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape != (3,) or not np.isfinite(found).all():
         raise DataError(f"fractions={fractions!r} must be three numbers: of {', '.join(PARTS)}.")
     if (found < 0).any() or abs(found.sum() - 1) > 1e-6:
         raise DataError(f"fractions={fractions!r} must add up to 1 (they give {found.sum():g}), none negative.")
@@ -44,16 +47,14 @@ def split(
     units: np.ndarray | None,
     fractions: Sequence[float],
     seed: int,
-    *,
-    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Divide cells into train, validation and test.
 
     Without units every class is divided by itself: it is in train, and in the other parts where it has enough cells
-    (a class of two cells is in train and test). With units whole units go to one part. All begin in train; those whose
-    move lowers the loss are moved, in random orders, and the best end is taken. The loss is the squared distance of the
-    shares of the parts from the fractions: in all cells, and on average over the classes. No move takes the last cell
-    of a class from train.
+    (a class of two cells is in train and test). With units whole units go to one part. All begin in train; one goes to
+    each other part, and then those whose move lowers the loss are moved, in random orders; the best end is taken. The
+    loss is the squared distance of the shares of the parts from the fractions: in all cells, and on average over the
+    classes. No move takes the last cell of a class from train, or the last unit from a part.
 
     Parameters
     ----------
@@ -65,8 +66,6 @@ def split(
         Of the cells in train, validation and test.
     seed
         Of what is random.
-    names
-        Names of the classes, those of all tasks one after the other, for error messages.
 
     Returns
     -------
@@ -75,18 +74,19 @@ def split(
     Raises
     ------
     DataError
-        If fractions are none, units are missing or fewer than the parts, or a class can not be on the training side.
+        If fractions are none, units are missing or fewer than the parts, or none can leave the training side without a
+        class that would be missing there.
     """
     wanted, tasks = check_fractions(fractions), _tasks(classes)
-    known: np.ndarray = (tasks >= 0).any(axis=1)
+    known = _labelled(tasks)
     parts = np.full(len(tasks), NONE, dtype=np.int8)
     if units is None:
         joint = np.unique(tasks[known], axis=0, return_inverse=True)[1].reshape(-1)
         parts[known] = _split_cells(joint, wanted, seed)
     else:
         unit = _units(units, known)
-        counts = _counts(tasks[known], unit)
-        _check_units(counts, wanted, names)
+        counts = _counts(tasks[known], unit, int(unit.max(initial=-1)) + 1)
+        _check_units(counts, wanted)
         parts[known] = _split_units(counts, wanted, seed)[unit]
     return parts
 
@@ -112,7 +112,7 @@ def folds(
     seed
         Of what is random.
     names
-        Names of the classes, for error messages.
+        Names of the classes, those of all tasks one after the other, for error messages.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def folds(
         If there are fewer cells or units than folds, units are missing, or all cells of a class are in one fold.
     """
     tasks = _tasks(classes)
-    known: np.ndarray = (tasks >= 0).any(axis=1)
+    known = _labelled(tasks)
     joint = np.unique(tasks[known], axis=0, return_inverse=True)[1].reshape(-1)
     unit = None if units is None else _units(units, known)
     n, what = (len(joint), "cells") if unit is None else (len(np.unique(unit)), "units")
@@ -132,7 +132,7 @@ def folds(
         raise DataError(f"n_folds={n_folds} must be at least 2 and at most the number of {what} with a label, {n}.")
     of_cell = np.full(len(tasks), NONE, dtype=np.int16)
     of_cell[known] = _deal(joint, unit, n_folds, seed)
-    check_folds(tasks, of_cell, names)
+    check_folds(tasks, of_cell, n_folds, names)
     return of_cell
 
 
@@ -170,7 +170,7 @@ def gene_folds(classes: np.ndarray, n_folds: int, seed: int = 0) -> np.ndarray:
 
 
 def check_train(classes: np.ndarray, train: np.ndarray, names: Sequence[str] | None = None, where: str = "") -> None:
-    """Refuse if a class of the cells is not among those that train.
+    """Refuse if no cell of a class trains.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def check_train(classes: np.ndarray, train: np.ndarray, names: Sequence[str] | N
     train
         Which cells train, (n,) bool.
     names
-        Names of the classes.
+        Names of the classes, those of all tasks one after the other.
     where
         Said in the error, after the classes.
 
@@ -188,17 +188,17 @@ def check_train(classes: np.ndarray, train: np.ndarray, names: Sequence[str] | N
     DataError
         If there is such a class.
     """
-    tasks = _tasks(classes)
-    sides = np.where((tasks >= 0).any(axis=1), train.astype(np.int64), NONE)
-    counts = _counts(tasks[sides >= 0], np.append(sides[sides >= 0], [0, 1]))
-    if absent := _named(np.flatnonzero((counts[0] > 0) & (counts[1] == 0)), names):
+    counts = _counts(_tasks(classes), train.astype(np.int64), 2)
+    absent = np.flatnonzero((counts[0] > 0) & (counts[1] == 0))
+    if len(absent):
+        named = ", ".join(f"class {i}" if names is None else repr(names[i]) for i in absent.tolist())
         raise DataError(
-            f"No cell of {absent} would be on the training side{where}. Set the labels of these classes to missing, "
+            f"No cell of {named} would be on the training side{where}. Set the labels of these classes to missing, "
             "merge them with others, or split in another way."
         )
 
 
-def check_folds(classes: np.ndarray, of_cell: np.ndarray, names: Sequence[str] | None = None) -> None:
+def check_folds(classes: np.ndarray, of_cell: np.ndarray, n_folds: int, names: Sequence[str] | None = None) -> None:
     """Refuse if a fold is empty, or all cells of a class are in one fold.
 
     Parameters
@@ -207,26 +207,31 @@ def check_folds(classes: np.ndarray, of_cell: np.ndarray, names: Sequence[str] |
         As for :func:`split`.
     of_cell
         Fold of each cell, (n,) int, -1 for none.
+    n_folds
+        Number of folds.
     names
-        Names of the classes.
+        Names of the classes, those of all tasks one after the other.
 
     Raises
     ------
     DataError
         If so.
     """
-    sizes = np.bincount(of_cell[of_cell >= 0])
-    if len(sizes) < 2 or not sizes.all():
-        raise DataError(f"There must be at least two folds, none empty; they have {sizes.tolist()} cells.")
-    for fold in range(len(sizes)):
-        inside = of_cell >= 0
-        only = np.where(inside[:, None], _tasks(classes), NONE)
-        check_train(only, inside & (of_cell != fold), names, f", while fold {fold} is the test part")
+    sizes = np.bincount(of_cell[of_cell >= 0], minlength=n_folds)
+    if not sizes.all():
+        raise DataError(f"Each of the {n_folds} folds must have a cell with a label; they have {sizes.tolist()}.")
+    for fold in range(n_folds):
+        check_train(classes, (of_cell >= 0) & (of_cell != fold), names, f", while fold {fold} is the test part")
 
 
 def _tasks(classes: np.ndarray) -> np.ndarray:
     """Classes as (n, n_tasks)."""
     return classes[:, None] if classes.ndim == 1 else classes
+
+
+def _labelled(tasks: np.ndarray) -> np.ndarray:
+    """Whether a cell has any label, (n,) bool."""
+    return np.asarray((tasks >= 0).any(axis=1))
 
 
 def _units(units: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -239,19 +244,13 @@ def _units(units: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.unique(units[known], return_inverse=True)[1]
 
 
-def _counts(tasks: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Cells of each unit in each class of each task, (n_units, n_classes); `unit` may be longer, to name more units."""
-    n_units, blocks = int(unit.max(initial=-1)) + 1, []
+def _counts(tasks: np.ndarray, unit: np.ndarray, n_units: int) -> np.ndarray:
+    """Cells of each unit in each class of each task, (n_units, n_classes)."""
+    blocks = []
     for codes in tasks.T:
         has, k = codes >= 0, int(codes.max(initial=-1)) + 1
-        flat = np.bincount(unit[: len(codes)][has] * k + codes[has], minlength=n_units * k)
-        blocks.append(flat.reshape(n_units, k))
+        blocks.append(np.bincount(unit[has] * k + codes[has], minlength=n_units * k).reshape(n_units, k))
     return np.concatenate(blocks, axis=1)
-
-
-def _named(classes: np.ndarray, names: Sequence[str] | None) -> str:
-    """Classes for an error message."""
-    return ", ".join(repr(names[i]) if names is not None else f"class {i}" for i in classes)
 
 
 def _split_cells(joint: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
@@ -280,71 +279,72 @@ def _sizes(n: int, wanted: np.ndarray) -> np.ndarray:
 
 
 def _split_units(counts: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
-    """Part of every unit: the best of several random orders in which units leave the training side."""
-    rng, n_units = np.random.default_rng(seed), len(counts)
+    """Part of every unit: the best end of several random orders in which units move."""
+    rng, used = np.random.default_rng(seed), np.flatnonzero(wanted)
     shares = counts / np.maximum(counts.sum(axis=0), 1)  # of each class
     cells = counts.sum(axis=1, keepdims=True) / counts.sum()
-    measures = np.concatenate([shares / max(counts.shape[1], 1) ** 0.5, cells], axis=1)  # (n_units, n_measures)
-    target = wanted[:, None] * measures.sum(axis=0)
-    best, least = np.zeros(n_units, dtype=np.int8), np.inf
-    for _ in range(max(1, min(TRIES, TRIED_UNITS // max(n_units, 1)))):
-        parts, loss = _one_order(counts, measures, target, wanted, rng.permutation(n_units))
-        if loss < least - 1e-12:
-            best, least = parts, loss
-    return best
+    measures = np.concatenate([shares / counts.shape[1] ** 0.5, cells], axis=1)  # (n_units, n_measures)
+    target = wanted[used, None] * measures.sum(axis=0)
+    tries = min(TRIES, max(1, TRIED_UNITS // len(counts)))
+    ends = [_move(counts, measures, target, rng.permutation(len(counts))) for _ in range(tries)]
+    return used[min(ends, key=lambda end: end[1])[0]].astype(np.int8)
 
 
-def _one_order(
-    counts: np.ndarray, measures: np.ndarray, target: np.ndarray, wanted: np.ndarray, order: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Move units, one after the other, to the part where the loss is least, until none moves; parts and loss."""
-    parts = np.zeros(len(counts), dtype=np.int8)
-    reached = np.zeros_like(target)
-    reached[TRAIN] = measures.sum(axis=0)
-    training = counts.sum(axis=0)
-    used = [part for part in range(3) if wanted[part] > 0]
-    members = np.bincount(parts, minlength=3)
-    for number in range(PASSES):
-        moved = False
+def _move(counts: np.ndarray, measures: np.ndarray, target: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, float]:
+    """Let units go, one after the other, where the loss is least, until none moves; their parts, and the loss."""
+    n_parts, training, norm = len(target), counts.sum(axis=0), (measures**2).sum(axis=1)
+    parts = np.zeros(len(counts), dtype=np.int64)
+    parts[_first_to_leave(counts, training, order, n_parts - 1)] = np.arange(1, n_parts)
+    members = np.bincount(parts, minlength=n_parts)
+    training = counts[parts == TRAIN].sum(axis=0)
+    off = np.stack([measures[parts == part].sum(axis=0) for part in range(n_parts)]) - target
+    for _ in range(PASSES):
+        before = parts.copy()
         for unit in order:
-            here = int(parts[unit])
-            if here == TRAIN and ((counts[unit] > 0) & (training == counts[unit])).any():
-                continue  # the last unit of a class that trains
-            if number and members[here] == 1:
-                continue  # no part becomes empty again
-            losses = [_loss(reached, target, measures[unit], here, part) for part in used]
-            there = used[int(np.argmin(losses))]
-            empty = [part for part in used if not members[part]]
-            if empty and here == TRAIN and members[TRAIN] > 1:
-                there = empty[0] if losses[used.index(empty[0])] < losses[used.index(here)] or number else there
-            if there == here:
+            here, own = parts[unit], measures[unit]
+            if members[here] == 1 or (here == TRAIN and _is_last(counts[unit], training)):
                 continue
-            reached[here] -= measures[unit]
-            reached[there] += measures[unit]
-            training += counts[unit] * ((there == TRAIN) - (here == TRAIN))
-            members[here] -= 1
-            members[there] += 1
-            parts[unit], moved = there, True
-        if not moved:
+            change = (off - off[here]) @ own + norm[unit]  # half of that of the loss
+            change[here] = 0
+            if (there := int(change.argmin())) != here:
+                off[here], off[there] = off[here] - own, off[there] + own
+                training = training + counts[unit] * (int(there == TRAIN) - int(here == TRAIN))
+                members[[here, there]] += (-1, 1)
+                parts[unit] = there
+        if (parts == before).all():
             break
-    return parts, float(((reached - target) ** 2).sum()) + (np.inf if (members[used] == 0).any() else 0)
+    return parts, float((off**2).sum())
 
 
-def _loss(reached: np.ndarray, target: np.ndarray, unit: np.ndarray, here: int, there: int) -> float:
-    """Squared distance from the target if a unit went from one part to another."""
-    after = reached.copy()
-    after[here] -= unit
-    after[there] += unit
-    return float(((after - target) ** 2).sum())
+def _is_last(unit: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Whether no other unit trains a class of this one, or of each of these."""
+    return np.asarray(((unit > 0) & (unit == training)).any(axis=-1))
 
 
-def _check_units(counts: np.ndarray, wanted: np.ndarray, names: Sequence[str] | None) -> None:
-    """Refuse if there are fewer units than parts."""
-    used = [PARTS[part] for part in range(3) if wanted[part] > 0]
+def _first_to_leave(counts: np.ndarray, training: np.ndarray, order: np.ndarray, n: int) -> list[int] | None:
+    """The first `n` units in this order that can leave the training side together; None if there are none."""
+    if n == 0:
+        return []
+    for unit in order[~_is_last(counts[order], training)]:
+        others = _first_to_leave(counts, training - counts[unit], order[order != unit], n - 1)
+        if others is not None:
+            return [int(unit), *others]
+    return None
+
+
+def _check_units(counts: np.ndarray, wanted: np.ndarray) -> None:
+    """Refuse if there are fewer units than parts, or a class would have to leave the training side with them."""
+    used = [PARTS[part] for part in np.flatnonzero(wanted)]
+    remedy = "Take fewer parts, such as fractions=(0.8, 0, 0.2), or split by a column with more values."
     if len(counts) < len(used):
         raise DataError(
             f"There are {len(counts)} units to divide into {len(used)} parts ({', '.join(used)}), and a unit is never "
-            "on two sides. Take fewer parts, such as fractions=(0.8, 0, 0.2), or split by a column with more values."
+            f"on two sides. {remedy}"
+        )
+    if _first_to_leave(counts, counts.sum(axis=0), np.arange(len(counts)), len(used) - 1) is None:
+        raise DataError(
+            f"The {len(counts)} units cannot be divided into {', '.join(used)}: too many of them are the only one with "
+            f"cells of some class, which must train. {remedy} Or set the labels of such classes to missing."
         )
 
 
