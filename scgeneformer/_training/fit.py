@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 
 from scgeneformer._training.trainer import PackedTrainer, training_arguments
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from scgeneformer._training.network import Network
     from scgeneformer._training.recipe import Recipe
     from scgeneformer._training.trainer import Predict
+
+STATE_FILE = "trainer_state.json"
 
 
 def fit(
@@ -64,11 +69,9 @@ def fit(
     -------
     What was logged: one dictionary for every ten steps and every validation.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with same_random_state():
+    with same_random_state(), quiet():
         ours = training_arguments(
             recipe,
             folder,
@@ -79,10 +82,33 @@ def fit(
             more=arguments,
         )
         trainer = PackedTrainer(network, recipe, ours, train, validation, predict)
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        trainer.train(resume_from_checkpoint=last)
+        last = last_checkpoint(folder)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
     network.eval().requires_grad_(False)
     return trainer.state.log_history
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest whole checkpoint in `folder`; what a kill left half written is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(found):
+        try:
+            json.loads((path / STATE_FILE).read_text(encoding="utf-8"))  # what Trainer writes last
+            return path
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the remarks of transformers from the user: what matters is in our log."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 @contextmanager

@@ -79,11 +79,12 @@ def stop_after(monkeypatch):
 # --- what is learned, written, and read again -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_it_learns_and_the_directory_tells_what_the_metrics_say(cells, model, tmp_path, pooling):
+@pytest.mark.parametrize(("pooling", "head"), [("mean", "linear"), ("first", "mlp")])
+def test_it_learns_and_the_directory_tells_what_the_metrics_say(cells, model, tmp_path, pooling, head):
     sizes = {"train": 60, "validation": 9, "test": 21}
     fractions = tuple(n / 90 for n in sizes.values())
-    trained = train(cells, model, tmp_path / "out", pooling=pooling, head="mlp", fractions=fractions, epochs=12)
+    more = {"pooling": pooling, "head": head, "fractions": fractions, "epochs": 12}
+    trained = train(cells, model, tmp_path / "out", **more)
     part = cells.obs["geneformer_split"]
     assert part.value_counts().to_dict() == sizes
     gf.tl.classify(cells, trained)
@@ -223,6 +224,16 @@ def test_a_stopped_training_goes_on_to_the_same_bits(cells, toy, tmp_path, stop_
     assert same_weights(tmp_path / "one", tmp_path / "two")
     last = [[entry["eval_loss"] for entry in t.metrics["history"] if "eval_loss" in entry] for t in (whole, again)]
     assert last[0] == last[1]
+
+
+def test_a_checkpoint_that_was_being_written_when_the_process_was_killed(cells, toy, tmp_path, stop_after):
+    train(cells, toy, tmp_path / "one", epochs=3)
+    stop_after(14)  # after two epochs of six steps
+    with pytest.raises(Stop):
+        train(cells, toy, tmp_path / "two", epochs=3, arguments={"save_total_limit": 3})
+    (tmp_path / "two" / "checkpoints" / "checkpoint-12" / "trainer_state.json").write_text('{"epo')
+    train(cells, toy, tmp_path / "two", epochs=3, arguments={"save_total_limit": 3})
+    assert same_weights(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_stopped_training_is_not_mixed_with_another(cells, toy, tmp_path, stop_after):
