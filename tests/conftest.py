@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from pathlib import Path
 
@@ -19,6 +20,17 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def _quiet():
     with gf.settings.override(progress=False):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_trainer():
+    """Trainer collects garbage whenever it begins; it need not look through all that was imported."""
+    import transformers.trainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

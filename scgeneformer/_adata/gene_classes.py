@@ -49,7 +49,7 @@ class GeneClasses:
         """Only genes that are in some cell, (n_tokens,) cells of each token; says which are not."""
         there = n_cells[self.tokens] > 0
         if not there.all():
-            absent = ", ".join(map(repr, self.names[~there]))
+            absent = ", ".join(map(repr, self.names[~there].tolist()))
             logg.warning(f"{int((~there).sum())} of {len(there)} genes are in none of the cells and left out: {absent}")
         return GeneClasses(self.classes, self.names[there], self.tokens[there], self.codes[there])
 
