@@ -62,11 +62,19 @@ def evaluation(
     -------
     The value of ``uns[key]``; it survives h5ad and zarr.
     """
-    before = adata.uns.get(key)
-    if before is not None and not _comparable(before, classes, split):
-        logg.info(f"    uns[{key!r}] was about other cells or classes, and begins anew")
-        before = None
+    before = comparable(adata, key, classes, split)
     return with_method(before, classes, split, method, scores, n_train=n_train, n_unseen=n_unseen)
+
+
+def comparable(adata: AnnData, key: str, classes: list[str], split: dict[str, Any]) -> dict[str, Any] | None:
+    """The entry, if it is about the same cells and classes; parameters are those of :func:`evaluation`."""
+    before = adata.uns.get(key)
+    if before is None:
+        return None
+    if before["split"].get("checksum") == split.get("checksum") and list(map(str, before["classes"])) == classes:
+        return before
+    logg.info(f"    uns[{key!r}] was about other cells or classes, and begins anew")
+    return None
 
 
 def with_method(
@@ -80,40 +88,42 @@ def with_method(
     n_unseen: int = 0,
 ) -> dict[str, Any]:
     """An entry, or none, with one method added; parameters are those of :func:`evaluation`."""
-    row = pd.DataFrame([{**scores.summary, "n_train": n_train, "n_unseen": n_unseen}], index=[method])[list(TABLE)]
-    per_class = scores.per_class.reset_index(names="class").astype({"class": str}).assign(method=method)
-    per_class["class"] = classes
-    reliability = scores.reliability.assign(method=method)
-    if before is None:
-        methods, table, of_classes, of_bins, confusion = [], None, None, None, []
-    else:
-        kept = [i for i, name in enumerate(before["methods"]) if name != method]
-        methods = [str(before["methods"][i]) for i in kept]
-        confusion = [before["confusion"][i] for i in kept]
-        table = before["table"].drop(index=method, errors="ignore")
-        of_classes = before["per_class"][before["per_class"]["method"] != method]
-        of_bins = before["reliability"][before["reliability"]["method"] != method]
+    row = {**scores.summary, "n_train": n_train, "n_unseen": n_unseen}
+    one: dict[str, Any] = {
+        "methods": np.array([method]),
+        "table": pd.DataFrame([row], index=[method])[list(TABLE)],
+        "per_class": scores.per_class.reset_index(drop=True).assign(**{"method": method, "class": classes}),
+        "confusion": scores.confusion[None],
+        "reliability": scores.reliability.assign(method=method),
+    }
+    all_of = [entry for entry in (_without(before, method), one) if entry and len(entry["methods"])]
     return {
         "classes": np.array(classes),
-        "methods": np.array([*methods, method]),
-        "table": _stacked(table, row),
-        "per_class": _numbered(_stacked(of_classes, per_class)),
-        "confusion": np.stack([*confusion, scores.confusion]),
-        "reliability": _numbered(_stacked(of_bins, reliability)),
+        "methods": np.array([str(name) for entry in all_of for name in entry["methods"]]),
+        "table": pd.concat([entry["table"] for entry in all_of]),
+        "per_class": _joined([entry["per_class"] for entry in all_of], "method", "class"),
+        "confusion": np.concatenate([entry["confusion"] for entry in all_of]),
+        "reliability": _joined([entry["reliability"] for entry in all_of], "method"),
         "split": split,
     }
 
 
-def _comparable(before: dict[str, Any], classes: list[str], split: dict[str, Any]) -> bool:
-    same = before["split"].get("checksum") == split.get("checksum")
-    return same and [str(name) for name in before["classes"]] == classes
+def _without(entry: dict[str, Any] | None, method: str) -> dict[str, Any] | None:
+    """An entry without one method."""
+    if entry is None:
+        return None
+    kept = np.array([str(name) != method for name in entry["methods"]])
+    return {
+        "methods": np.asarray(entry["methods"])[kept],
+        "table": entry["table"].drop(index=method, errors="ignore"),
+        "per_class": entry["per_class"][entry["per_class"]["method"] != method],
+        "confusion": np.asarray(entry["confusion"])[kept],
+        "reliability": entry["reliability"][entry["reliability"]["method"] != method],
+    }
 
 
-def _stacked(before: pd.DataFrame | None, one: pd.DataFrame) -> pd.DataFrame:
-    return one if before is None or before.empty else pd.concat([before, one])
-
-
-def _numbered(frame: pd.DataFrame) -> pd.DataFrame:
-    """With a plain text index, which h5ad keeps as it is."""
-    frame = frame[["method", *frame.columns.drop("method")]]
+def _joined(frames: list[pd.DataFrame], *first: str) -> pd.DataFrame:
+    """One below the other, some columns first, with a plain text index, which h5ad keeps as it is."""
+    frame = pd.concat(frames)
+    frame = frame[[*first, *frame.columns.drop(list(first))]]
     return frame.set_axis(pd.Index([str(i) for i in range(len(frame))]), axis=0)

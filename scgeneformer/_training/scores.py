@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 N_BINS = 10
-TINY = 1e-15  # probabilities below count as this in the logarithm, as log_loss of scikit-learn has it for float64
+TINY = np.finfo(np.float64).eps  # probabilities below count as this in the logarithm, as in log_loss of scikit-learn
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +40,10 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """All of it as numbers, lists and dictionaries, NaN as None, for JSON."""
         return {
-            **{name: _plain(value) for name, value in self.summary.items()},
-            "per_class": {c: {n: _plain(v) for n, v in row.items()} for c, row in self.per_class.T.items()},
+            **_plain_row(self.summary),
+            "per_class": {c: _plain_row(row) for c, row in self.per_class.to_dict("index").items()},
             "confusion": self.confusion.tolist(),
-            "reliability": [{n: _plain(v) for n, v in row.items()} for _, row in self.reliability.iterrows()],
+            "reliability": [_plain_row(row) for row in self.reliability.to_dict("records")],
         }
 
 
@@ -111,12 +114,12 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else np.nan
 
 
+def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in row.items()}
+
+
 def _plain(value: Any) -> float | int | None:
-    number = float(value)
-    return (
-        None
-        if np.isnan(number)
-        else int(number)
-        if number.is_integer() and isinstance(value, np.integer | int)
-        else number
-    )
+    """A number as JSON has it: whole numbers of cells whole, none for NaN."""
+    if isinstance(value, int | np.integer):
+        return int(value)
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,62 @@
+"""Labels of cells as a classifier learns them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scgeneformer._adata.labels import find_labels
+from scgeneformer._errors import DataError, MissingKeyError
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "codes"),
+    [
+        (["b", "a", None, "b"], ["a", "b"], [1, 0, -1, 1]),
+        (pd.Categorical(["b", "a", None, "b"]), ["a", "b"], [1, 0, -1, 1]),
+        (pd.Categorical(list("baab"), categories=list("bca"), ordered=True), ["b", "a"], [0, 1, 1, 0]),
+        ([2, 10, 2, 10], ["10", "2"], [1, 0, 1, 0]),
+        ([2.0, np.nan, 10.0, 2.0], ["10", "2"], [1, -1, 0, 1]),
+        ([True, False, True, True], ["False", "True"], [1, 0, 1, 1]),
+    ],
+    ids=["text", "category", "ordered", "whole", "whole beside missing", "truth"],
+)
+def test_values_become_classes(adata, values, classes, codes):
+    cells = adata[:4].copy()
+    cells.obs["x"] = values
+    found = find_labels(cells, "x", min_cells=1)
+    assert found.classes == classes
+    assert found.codes.tolist() == codes
+    assert found.sizes.tolist() == [codes.count(0), codes.count(1)]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([np.nan] * 4, r"All labels in adata.obs\['x'\] are missing"),
+        (["a"] * 4, "has one class only, 'a': there is nothing to tell apart"),
+        (["a", "a", "a", "b"], r"fewer than 2 cells: 'b' \(1\). Merge them with another class, or set"),
+        ([0.5, 1.5, 0.5, 1.5], r"holds 0.5, which is no label .* pd.cut\(adata.obs\['x'\], 3\)"),
+        ([("a",), ("b",)] * 2, r"Make it text: adata.obs\['x'\] = adata.obs\['x'\].astype\(str\)"),
+        ([1, "1", 1, "1"], r"the same once they are text: \['1'\]"),
+    ],
+    ids=["missing", "one class", "one cell", "numbers", "tuples", "alike"],
+)
+def test_what_cannot_be_learned(adata, values, text):
+    cells = adata[:4].copy()
+    cells.obs["x"] = pd.Series(values, index=cells.obs_names, dtype=object)
+    with pytest.raises(DataError, match=text):
+        find_labels(cells, "x")
+
+
+def test_a_column_that_does_not_exist(unchanged):
+    with pytest.raises(MissingKeyError, match=r"label='x' is no column of adata.obs; the columns are: 'cell_type'"):
+        find_labels(unchanged, "x")
+
+
+def test_the_log_says_which_cells_have_no_label_and_which_labels_look_missing(adata, log):
+    adata.obs["x"] = ["a", "nan", None] * 4
+    assert find_labels(adata, "x").classes == ["a", "nan"]
+    assert "4 of 12 cells have no label in x: they are in no part" in log()
+    assert "x has classes named ['nan'], which look like missing labels" in log()
