@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,18 @@ from toys import make_adata, make_model, make_vocabulary
 import scgeneformer as gf
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# Other processes that tests start run the package that is tested here, whatever files are in the current folder.
+os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(gf.__file__).parents[1])}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The whole suite runs in a process per processor, in at most four; tests that are named run in this process."""
+    whole = config.args_source is config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
+    if whole and getattr(config.option, "numprocesses", 0) is None:  # pytest-xdist is there, and no -n was given
+        config.option.numprocesses, config.option.maxprocesses, config.option.dist = "logical", 4, "worksteal"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process
 
 
 @pytest.fixture(autouse=True)
