@@ -44,7 +44,7 @@ def write_cells(path: Path, n_cells: int) -> Path:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource.getrusage")
 def test_peak_memory_is_the_same_for_20_000_and_100_000_cells(tmp_path):
-    model = make_model(n_genes=N_GENES, input_size=16, n_blocks=1)
+    model = make_model(n_genes=N_GENES, input_size=64, n_blocks=2)
     gf.models.save(model, tmp_path / "model")
     first = write_cells(tmp_path / "first.h5ad", 5_000)
     peaks = []
