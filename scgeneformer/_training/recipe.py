@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TABLE = Path(__file__).with_name("recipes.toml")
+CHANGED = "; changed: "  # in a source
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial")
 
 
@@ -202,7 +203,11 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with some settings changed; its source then says which."""
     new = replace(recipe, **changes)
     differing = [name for name in changes if name != "source" and getattr(new, name) != getattr(recipe, name)]
-    return replace(new, source=f"{new.source}; changed: {', '.join(differing)}") if differing and new.source else new
+    if not differing or not new.source:
+        return new
+    source, _, before = new.source.partition(CHANGED)
+    names = dict.fromkeys([*before.split(", "), *differing] if before else differing)
+    return replace(new, source=f"{source}{CHANGED}{', '.join(names)}")
 
 
 @cache

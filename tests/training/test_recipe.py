@@ -94,6 +94,7 @@ def test_changes_and_what_the_source_says_of_them():
     found = find_recipe("mindspore", {"epochs": 3, "lora": 8, "frozen_layers": 4})
     assert (found.epochs, found.lora, found.layer_decay) == (3, 8, 0.65)
     assert found.source == f"{base.source}; changed: epochs, lora"
+    assert find_recipe(found, {"lora": 4, "head": "linear"}).source == f"{base.source}; changed: epochs, lora, head"
     assert find_recipe(Recipe(), {"epochs": 2}) == Recipe(epochs=2)
 
 

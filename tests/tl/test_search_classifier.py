@@ -1,0 +1,169 @@
+"""Search for settings of fine-tuning."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+from toys import make_adata
+
+import scgeneformer as gf
+from scgeneformer import _optional
+from scgeneformer._errors import DataError, MissingExtraError
+
+pytest.importorskip("optuna")
+SPACE = {"learning_rate": (1e-3, 1e-1, "log"), "frozen_layers": [0, 2]}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_to_collect():
+    """Accelerate collects garbage three times a trial, which takes long where there are many objects."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def cells():
+    """Cells whose label can be learned: the first gene leads in one class alone."""
+    adata = make_adata(60)
+    adata.obs["kind"] = np.resize(["a", "b"], 60)
+    dense = adata.X.toarray()
+    dense[::2, 0], dense[1::2, 0] = 50, 0
+    adata.X = type(adata.X)(dense)
+    return adata
+
+
+def test_trials_and_the_best_recipe(cells, toy):
+    found = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=3, batch_size=8, patience=2)
+    assert list(found.trials) == ["state", "validation_loss", "learning_rate", "frozen_layers", "seconds"]
+    assert list(found.trials.index) == [1, 2, 3]
+    best = found.trials.loc[found.trials["validation_loss"].idxmin()]
+    assert (found.recipe.learning_rate, found.recipe.frozen_layers) == (best["learning_rate"], best["frozen_layers"])
+    assert (found.recipe.batch_size, found.recipe.patience) == (8, 2)
+    assert found.trials["learning_rate"].between(1e-3, 1e-1).all()
+    assert found.trials["learning_rate"].nunique() == 3
+    assert set(cells.obs["geneformer_split"]) == {"train", "validation", "test"}
+
+
+def test_a_training_with_what_was_found_does_what_the_trial_did(cells, toy, tmp_path):
+    """Same cells, same weights, same dropout: the same loss on the validation cells; with other settings another."""
+    found = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=2, epochs=2, dropout=0.1)
+    for recipe, same in ((found.recipe, True), ("default", False)):
+        trained = gf.tl.train_classifier(
+            cells, "kind", toy, split="geneformer_split", recipe=recipe, out=tmp_path / str(same)
+        )
+        loss = [entry["eval_loss"] for entry in trained.metrics["history"] if "eval_loss" in entry][-1]
+        assert (abs(loss - float(found.trials["validation_loss"].min())) < 1e-6) is same
+
+
+def test_test_cells_have_no_part_in_it(cells, toy):
+    cells.obs["part"] = np.repeat(["train", "validation", "test"], [40, 10, 10])
+    run = {"space": SPACE, "n_trials": 2, "split": "part"}
+    found = gf.tl.search_classifier(cells, "kind", toy, **run)
+    assert "geneformer_split" not in cells.obs
+    fewer = cells[:50].copy()
+    again = gf.tl.search_classifier(fewer, "kind", toy, **run)
+    same = ["validation_loss", "learning_rate", "frozen_layers"]
+    np.testing.assert_array_equal(found.trials[same], again.trials[same])
+
+
+@pytest.mark.parametrize("goal", ["accuracy", "macro_f1"])
+def test_goals_that_are_better_when_larger(cells, toy, goal):
+    space = {"learning_rate": [1e-12, 0.03]}
+    found = gf.tl.search_classifier(cells, "kind", toy, space=space, n_trials=4, goal=goal, epochs=4)
+    column = found.trials[f"validation_{goal}"]
+    assert column.between(0, 1).all()
+    assert column[found.trials["learning_rate"] == found.recipe.learning_rate].max() == column.max()
+
+
+def test_settings_of_every_sort_reach_the_trial(cells, toy):
+    """Of the model, of the optimizer, of Trainer, and of both."""
+    space = {
+        "num_layers": [1, 3],
+        "head": ["linear", "mlp"],
+        "pooling": ["mean", "first"],
+        "layer_decay": (0.5, 1.0),
+        "lora": [0, 2],
+        "batch_size": (4, 16),
+        "accumulation": [1, 2],
+        "epochs": [0.5, 2],
+        "warmup": [0.2, 2],
+        "schedule": ["linear", "constant"],
+        "class_weights": [None, "balanced"],
+        "dropout": (0.0, 0.2),
+    }
+    found = gf.tl.search_classifier(cells, "kind", toy, space=space, n_trials=3)
+    assert set(space) < set(found.trials)
+    for name in space:
+        assert getattr(found.recipe, name) in set(found.trials[name]) | {None}
+
+
+def test_goes_on(cells, toy, tmp_path, log):
+    file = tmp_path / "new" / "trials.log"
+    one = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=2, out=file)
+    more = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=3, out=file)
+    assert "2 trials are there already" in log()
+    np.testing.assert_array_equal(more.trials.iloc[:2], one.trials)
+    assert more.trials["learning_rate"].nunique() == 3
+    again = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=3, out=file)
+    np.testing.assert_array_equal(again.trials, more.trials)
+    other = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=1, out=file, epochs=2)
+    assert len(other.trials) == 1, "another search in the same file"
+
+
+def test_settings_that_do_not_fit_together_are_given_up(cells, toy, log):
+    space = {"num_layers": [1], "frozen_layers": [2], "learning_rate": [1e-3]}
+    with pytest.raises(DataError, match="All 2 trials were given up; the log says why"):
+        gf.tl.search_classifier(cells, "kind", toy, space=space, n_trials=2)
+    assert "trial 1 is given up: frozen_layers=2 is more than the 1 blocks" in log()
+    assert "geneformer_split" not in cells.obs
+
+
+def test_settings_of_optuna_and_random_numbers_stay_as_they_were(cells, toy):
+    import optuna
+    import torch
+
+    before, state = optuna.logging.get_verbosity(), torch.get_rng_state()
+    numbers = np.random.get_state()[1].copy()  # noqa: NPY002
+    gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=1)
+    assert optuna.logging.get_verbosity() == before
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numbers)  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"goal": "auc"}, "goal='auc' does not exist; choose one of 'loss', 'accuracy', 'macro_f1'"),
+        ({"n_trials": 0}, "n_trials=0 must be a whole number of at least 1"),
+        ({"fractions": (0.8, 0, 0.2)}, "A search judges by the validation cells, and there are none"),
+        ({"space": {"frozen_layers": (0, 9)}}, "frozen_layers=9 is more than the 3 blocks"),
+        ({"space": {"num_layers": [4]}}, "num_layers=4 must be from 1 to 3"),
+        ({"space": {"pooling": ["mean", "cls"]}}, "pooling='cls' needs a model with a <cls> token"),
+        ({"frozen_layers": 4}, "frozen_layers=4 is more than the 3 blocks"),
+        ({"learning_rat": 4}, "learning_rat= is no parameter and no setting"),
+    ],
+)
+def test_bad_input(unchanged, toy, parameters, message):
+    with pytest.raises(DataError, match=message):
+        gf.tl.search_classifier(unchanged, "donor", toy, **{"space": SPACE, "n_trials": 1, **parameters})
+
+
+def test_a_file_that_holds_something_else(unchanged, toy, tmp_path):
+    (tmp_path / "notes.txt").write_text("not trials")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(DataError, match="is no file of trials"):
+            gf.tl.search_classifier(
+                unchanged, "donor", toy, space=SPACE, n_trials=1, out=path, fractions=(0.6, 0.2, 0.2)
+            )
+    assert (tmp_path / "notes.txt").read_text() == "not trials"
+
+
+def test_without_optuna(unchanged, toy, monkeypatch):
+    found = _optional.find_spec
+    monkeypatch.setattr(_optional, "find_spec", lambda name: None if name == "optuna" else found(name))
+    with pytest.raises(MissingExtraError, match=r'needs the library optuna.*pip install "scgeneformer\[search\]"'):
+        gf.tl.search_classifier(unchanged, "donor", toy)
