@@ -11,6 +11,7 @@ from scgeneformer.tl._predict_masked_genes import predict_masked_genes
 from scgeneformer.tl._rank_genes_context import rank_genes_context
 from scgeneformer.tl._rank_perturbations import rank_perturbations
 from scgeneformer.tl._score_masked_genes import score_masked_genes
+from scgeneformer.tl._search_classifier import search_classifier
 from scgeneformer.tl._tokenize import tokenize
 from scgeneformer.tl._train_classifier import train_classifier
 from scgeneformer.tl._train_gene_classifier import train_gene_classifier
@@ -27,6 +28,7 @@ __all__ = [
     "rank_genes_context",
     "rank_perturbations",
     "score_masked_genes",
+    "search_classifier",
     "tokenize",
     "train_classifier",
     "train_gene_classifier",
