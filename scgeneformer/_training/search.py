@@ -14,7 +14,7 @@ from scanpy import logging as logg
 
 from scgeneformer._errors import DataError
 from scgeneformer._optional import require
-from scgeneformer._training.fit import same_random_state
+from scgeneformer._training.fit import quiet, same_random_state
 from scgeneformer._training.recipe import changed
 from scgeneformer._training.search_space import draw
 from scgeneformer._training.trainer import PackedTrainer, arguments_of, training_arguments
@@ -156,7 +156,7 @@ def search(
     """
     optuna = require("optuna", "search", "A search for settings")
     asked, base = base, replace(base, patience=None)
-    with _quiet(optuna), same_random_state(), tempfile.TemporaryDirectory() as scratch:
+    with quiet(), _quiet(optuna), same_random_state(), tempfile.TemporaryDirectory() as scratch:
         storage = _storage(optuna, journal)
         same: dict[str, Any] = {"storage": storage, "study_name": name, "direction": GOALS[goal]}
         study = optuna.create_study(**same, load_if_exists=True)

@@ -72,7 +72,7 @@ def search_classifier(
     {model}
     space
         Settings of :class:`scgeneformer.models.Recipe` to search: a list of choices, or a tuple (lowest, highest) or
-        (lowest, highest, "log"), such as ``{{"learning_rate": (1e-5, 1e-3, "log"), "frozen_layers": [0, 2, 4]}}``. None
+        (lowest, highest, "log"), such as ``{"learning_rate": (1e-5, 1e-3, "log"), "frozen_layers": [0, 2, 4]}``. None
         takes the space of the reference: learning rate 1e-6 to 1e-3 (log), weight decay 0 to 0.3, schedule linear,
         cosine or polynomial, and a warm-up of 0 to 0.3 of the steps.
     n_trials
@@ -127,7 +127,7 @@ def search_classifier(
     --------
     >>> import scgeneformer as gf
     >>> adata = gf.datasets.pbmc68k()
-    >>> space = {{"learning_rate": (1e-4, 1e-2, "log"), "frozen_layers": [0, 2]}}
+    >>> space = {"learning_rate": (1e-4, 1e-2, "log"), "frozen_layers": [0, 2]}
     >>> found = gf.tl.search_classifier(adata, "cell_type", "mini", space=space, n_trials=2, max_tokens=32, epochs=0.2)
     >>> found.trials["state"].tolist()
     ['complete', 'complete']
