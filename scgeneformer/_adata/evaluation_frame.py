@@ -46,9 +46,7 @@ class Comparison:
     reliability: pd.DataFrame
 
 
-def read_comparison(
-    adata: AnnData, label: str, methods: str | Sequence[str] | None = None, key: str | None = None
-) -> Comparison:
+def read_comparison(adata: AnnData, label: str, methods: str | Sequence[str] | None = None) -> Comparison:
     """Read the comparison of some methods, or of all.
 
     Parameters
@@ -56,29 +54,27 @@ def read_comparison(
     adata
         The data.
     label
-        Label that the methods tell.
+        What the methods tell, or the key of a comparison in `uns`.
     methods
         Names of methods, in the order wanted; None means all.
-    key
-        Key in `uns`; None means that of the label.
 
     Raises
     ------
     MissingKeyError
         If no such comparison is stored.
     DataError
-        If there is no such method, or something else is stored there.
+        If there is no such method.
     """
-    key = keys.evaluation_key(str(label)) if key is None else key
-    stored: Any = adata.uns.get(key)
-    if stored is None:
-        others = [name for name, value in adata.uns.items() if isinstance(value, dict) and set(value) >= FORM]
+    key = next(
+        (key for key in (str(label), keys.evaluation_key(str(label))) if _is_comparison(adata.uns.get(key))), None
+    )
+    if key is None:
+        others = ", ".join(repr(name) for name, value in adata.uns.items() if _is_comparison(value)) or "none"
         raise MissingKeyError(
-            f"adata.uns[{key!r}] does not exist; comparisons are in: {', '.join(map(repr, others)) or 'none'}. Run "
-            f"gf.tl.probe(adata, {str(label)!r}) or gf.tl.train_classifier(adata, {str(label)!r}) first."
+            f"adata.uns[{keys.evaluation_key(str(label))!r}] does not exist, or holds no comparison of classifiers; "
+            f"those that do: {others}. Run gf.tl.probe(adata, {str(label)!r}) or gf.tl.train_classifier first."
         )
-    if not isinstance(stored, dict) or not set(stored) >= FORM:
-        raise DataError(f"adata.uns[{key!r}] holds no comparison of classifiers. Name another with key=.")
+    stored = adata.uns[key]
     present = [str(name) for name in stored["methods"]]
     chosen = present if methods is None else list(dict.fromkeys(as_names(methods)))
     if missing := [name for name in chosen if name not in present]:
@@ -91,6 +87,10 @@ def read_comparison(
         np.asarray(stored["confusion"])[[present.index(name) for name in chosen]],
         _of(stored["reliability"], chosen),
     )
+
+
+def _is_comparison(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) >= FORM
 
 
 def _of(frame: pd.DataFrame, methods: list[str]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def classification_df(adata: AnnData, label: str, *, per_class: bool = False, key: str | None = None) -> pd.DataFrame:
+def classification_df(adata: AnnData, label: str, *, per_class: bool = False) -> pd.DataFrame:
     """Read how methods compare on the cells that none of them was trained on.
 
     Parameters
@@ -18,12 +18,10 @@ def classification_df(adata: AnnData, label: str, *, per_class: bool = False, ke
         After :func:`scgeneformer.tl.train_classifier`, :func:`scgeneformer.tl.train_gene_classifier` or
         :func:`scgeneformer.tl.probe`.
     label
-        What the methods tell.
+        What the methods tell, or a key in `uns` such as "geneformer_cell_type_truth" of
+        :func:`scgeneformer.tl.classify`.
     per_class
         Scores of each class in place of those over all.
-    key
-        Key in `uns`, such as "geneformer_cell_type_truth" of :func:`scgeneformer.tl.classify`; None means
-        "geneformer_<label>_evaluation".
 
     Returns
     -------
@@ -45,8 +43,6 @@ def classification_df(adata: AnnData, label: str, *, per_class: bool = False, ke
     ------
     MissingKeyError
         If no comparison is stored.
-    DataError
-        If something else is stored there.
 
     Examples
     --------
@@ -56,5 +52,5 @@ def classification_df(adata: AnnData, label: str, *, per_class: bool = False, ke
     >>> gf.get.classification_df(adata, "cell_type").index.tolist()
     ['fine-tuned']
     """
-    found = read_comparison(adata, label, key=key)
+    found = read_comparison(adata, label)
     return (found.per_class if per_class else found.table).copy()

@@ -41,9 +41,8 @@ def heat_map(
     shown = np.ma.masked_invalid(values.to_numpy(dtype=np.float64))
     image: Any = ax.imshow(shown, aspect="auto", cmap=colors, vmin=low, vmax=high)
     rows, columns = np.nonzero(marked.to_numpy())
-    red, green, blue, _ = image.cmap(image.norm(shown.filled(0)[rows, columns])).T.reshape(4, -1)
-    dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-    ax.scatter(columns, rows, s=8, c=np.where(dark, "white", "black"), linewidths=0)
+    ink = readable(image.cmap(image.norm(shown.filled(0)[rows, columns])))
+    ax.scatter(columns, rows, s=8, c=ink, linewidths=0)
     ax.set_xticks(range(values.shape[1]), values.columns, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(values.shape[0]), values.index, fontstyle="italic")
     ax.set_xticks(np.arange(values.shape[1] + 1) - 0.5, minor=True)
@@ -59,3 +58,9 @@ def heat_map(
     bar.set_label(label)
     bar.outline.set_visible(False)
     return bool(np.ma.is_masked(shown))
+
+
+def readable(colors: np.ndarray) -> np.ndarray:
+    """White or black, whichever can be read on each of these colors, (n, 4) RGBA."""
+    red, green, blue, _ = colors.T.reshape(4, -1)
+    return np.where(0.3 * red + 0.59 * green + 0.11 * blue < 0.5, "white", "black")
