@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scanpy import logging as logg
 
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.labels import Labels
@@ -114,12 +115,16 @@ def find_split(
         record = {"by": np.array([] if groups is None else groups.columns, dtype=str), **sizes, "seed": seed}
         by_name = np.argsort(adata.obs_names.to_numpy(str), kind="stable")
         units = None if groups is None else groups.codes[by_name]
+        if groups is not None:
+            _check_known(groups, codes, asked)
         parts = np.empty(adata.n_obs, dtype=np.int64)
         parts[by_name] = (
             splits.split(codes[by_name], units, fractions, seed)
             if n_folds is None
             else splits.folds(codes[by_name], units, n_folds, seed, names=names)
         )
+    if n_folds is None and labels is not None:
+        _say_absent(parts, each)
     return Split(parts, n_folds is not None, {**record, "checksum": _checksum(adata, parts)})
 
 
@@ -145,6 +150,28 @@ def _check(parts: np.ndarray, codes: np.ndarray, names: list[str], n_folds: int 
         splits.check_train(codes, parts == splits.TRAIN, names)
     else:
         splits.check_folds(codes, parts, n_folds, names)
+
+
+def _check_known(groups: Groups, codes: np.ndarray, asked: str) -> None:
+    """Refuse cells with a label whose group is not known: they could be on either side of it."""
+    if n := int(((groups.codes < 0) & (codes >= 0).any(axis=1)).sum()):
+        columns = ", ".join(groups.columns)
+        raise DataError(
+            f"{n} cells with a label have no value in {columns} ({asked}=): nobody knows on which side they belong. "
+            f"Leave them out: adata = adata[adata.obs[{groups.columns!r}].notna().all(axis=1)].copy()."
+        )
+
+
+def _say_absent(parts: np.ndarray, labels: list[Labels]) -> None:
+    """Warn of classes of which a part holds no cell, as happens where whole groups are divided."""
+    for part in (splits.VALIDATION, splits.TEST):
+        for one in labels:
+            there = np.bincount(one.codes[(parts == part) & (one.codes >= 0)], minlength=len(one.classes)) > 0
+            if there.any() and (absent := [name for name, has in zip(one.classes, there, strict=True) if not has]):
+                logg.warning(
+                    f"no {splits.PARTS[part]} cell of {one.column}: {', '.join(map(repr, absent))}. The scores say "
+                    "nothing of these classes. Another seed, other fractions or n_folds= may have them."
+                )
 
 
 def _check_groups(parts: np.ndarray, groups: Groups, column: str) -> None:

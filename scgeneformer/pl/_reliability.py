@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AREA = 220.0  # of the dot of a bin that holds all cells, in square points
+FEW = 5  # cells; bins with fewer are hollow, and not joined to the others
 
 
 def reliability(
@@ -29,8 +30,9 @@ def reliability(
 ) -> Axes | Figure | None:
     """How far the confidence of methods can be trusted: accuracy of the cells in ten bins of confidence.
 
-    A dot below the diagonal means that the method is too sure of itself. Its area is the share of the cells in the bin.
-    The calibration error, the mean distance from the diagonal, stands behind the name.
+    A dot below the diagonal means that the method is too sure of itself. Its area is the share of the cells in the bin;
+    bins with fewer than 5 cells are hollow, and not joined to the others. The calibration error, the mean
+    distance from the diagonal, stands behind the name.
 
     Parameters
     ----------
@@ -65,11 +67,11 @@ def reliability(
     for name in found.methods:
         bins = found.reliability[(found.reliability["method"] == name) & (found.reliability["n"] > 0)]
         color, marker = look[name]
-        x, y = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
-        error = f"{name} ({found.table['calibration_error'][name]:.3f})"
-        drawn.plot(x, y, color=color, linewidth=1.1, alpha=0.7, zorder=2, marker=marker, markersize=3, label=error)
-        area = 8 + AREA * (bins["n"] / bins["n"].sum()).to_numpy()
-        drawn.scatter(x, y, s=area, c=color, marker=marker, alpha=0.55, linewidths=0, zorder=3)
+        x, y, n = (bins[column].to_numpy(dtype=np.float64) for column in ("confidence", "accuracy", "n"))
+        many, error = n >= FEW, f"{name} ({found.table['calibration_error'][name]:.3f})"
+        drawn.plot(x[many], y[many], color=color, linewidth=1.1, zorder=2, marker=marker, markersize=3, label=error)
+        drawn.scatter(x[many], y[many], s=8 + AREA * n[many] / n.sum(), c=color, marker=marker, alpha=0.5, linewidths=0)
+        drawn.scatter(x[~many], y[~many], s=10, facecolors="white", edgecolors=color, marker=marker, linewidths=0.8)
     left = np.floor(10 * found.reliability["confidence"].min()) / 10
     drawn.set_xlim(min(max(left, 0.0), 0.8), 1.02)
     drawn.set_ylim(-0.02, 1.04)

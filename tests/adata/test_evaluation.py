@@ -86,14 +86,14 @@ def test_methods_are_chosen_in_the_order_asked(compared):
     found = read_comparison(compared, "cell_type", ["logistic PCA", "fine-tuned"])
     assert found.methods == found.table.index.tolist() == ["logistic PCA", "fine-tuned"]
     np.testing.assert_array_equal(found.confusion[1], scores(0).confusion)
-    assert read_comparison(compared, "", "fine-tuned", KEY).methods == ["fine-tuned"]
+    assert read_comparison(compared, KEY, "fine-tuned").methods == ["fine-tuned"]
 
 
 def test_what_does_not_exist(compared):
     with pytest.raises(DataError, match=r"There is no method 'knn'.*there are: \['fine-tuned', 'logistic PCA'\]"):
         read_comparison(compared, "cell_type", "knn")
-    with pytest.raises(MissingKeyError, match=rf"'geneformer_donor_evaluation'\] does not exist.* in: '{KEY}'"):
+    with pytest.raises(MissingKeyError, match=rf"'geneformer_donor_evaluation'\] does not exist.*that do: '{KEY}'"):
         read_comparison(compared, "donor")
     del compared.uns[KEY]
-    with pytest.raises(MissingKeyError, match=r"in: none. Run gf.tl.probe\(adata, 'cell_type'\)"):
+    with pytest.raises(MissingKeyError, match=r"that do: none. Run gf.tl.probe\(adata, 'cell_type'\)"):
         read_comparison(compared, "cell_type")

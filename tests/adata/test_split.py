@@ -90,3 +90,21 @@ def test_what_cannot_be_split(adata, arguments, text):
     adata.obs["few"] = np.resize(["u", "v"], 60)
     with pytest.raises((DataError, MissingKeyError), match=text):
         parts_of(adata, **arguments)
+
+
+def test_classes_that_a_part_lacks_are_told(log):
+    adata = make_adata(60)
+    adata.obs["donor"] = np.repeat(["x", "y", "z"], 20)
+    adata.obs["cell_type"] = np.r_[np.resize(["a", "b"], 40), np.repeat("a", 20)]
+    adata.obs["part"] = np.repeat(["train", "validation", "test"], 20)
+    parts_of(adata, split="part", split_by="donor")
+    assert "no test cell of cell_type: 'b'" in log()
+    assert "no validation cell" not in log()
+
+
+def test_a_cell_of_an_unknown_donor_is_refused_unless_it_has_no_label(adata):
+    adata.obs.loc["cell7", "donor"] = np.nan
+    with pytest.raises(DataError, match=r"1 cells with a label have no value in donor \(split_by=\).*notna"):
+        parts_of(adata, split_by="donor")
+    adata.obs.loc["cell7", "cell_type"] = np.nan
+    assert parts_of(adata, split_by="donor").parts[7] == -1
