@@ -131,7 +131,7 @@ def folds(
     if not 2 <= n_folds <= n:
         raise DataError(f"n_folds={n_folds} must be at least 2 and at most the number of {what} with a label, {n}.")
     of_cell = np.full(len(tasks), NONE, dtype=np.int16)
-    of_cell[known] = _deal(joint, unit, n_folds, seed)
+    of_cell[known] = deal(joint, unit, n_folds, seed)
     check_folds(tasks, of_cell, n_folds, names)
     return of_cell
 
@@ -165,7 +165,7 @@ def gene_folds(classes: np.ndarray, n_folds: int, seed: int = 0) -> np.ndarray:
             f"one per fold; the smallest has {smallest}. Take fewer folds, or list more genes."
         )
     of_gene = np.full(len(classes), NONE, dtype=np.int16)
-    of_gene[known] = _deal(classes[known], None, n_folds, seed)
+    of_gene[known] = deal(classes[known], None, n_folds, seed)
     return of_gene
 
 
@@ -348,7 +348,7 @@ def _check_units(counts: np.ndarray, wanted: np.ndarray) -> None:
         )
 
 
-def _deal(joint: np.ndarray, unit: np.ndarray | None, n_folds: int, seed: int) -> np.ndarray:
+def deal(joint: np.ndarray, unit: np.ndarray | None, n_folds: int, seed: int) -> np.ndarray:
     """Fold of every cell, by scikit-learn; units stay whole."""
     import warnings
 
