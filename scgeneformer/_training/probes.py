@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # values of C that are tried: small is strong regularization
+DEFAULT = 0.1  # C where there are too few cells to choose it
 INNER_FOLDS = 3
 
 
@@ -137,10 +138,9 @@ def tell(
     if strength is None:
         inner = _inner(codes, train, units, settings.seed) if validation is None else [(train, validation)]
         losses = [
-            np.mean([score(codes[held], run(fitted, held, c)).summary["log_loss"] for fitted, held in inner])
-            for c in STRENGTHS
+            [score(codes[held], run(fitted, held, c)).summary["log_loss"] for fitted, held in inner] for c in STRENGTHS
         ]
-        strength = STRENGTHS[int(np.argmin(losses))]
+        strength = STRENGTHS[int(np.mean(losses, axis=1).argmin())] if inner else DEFAULT
     return run(train, told, strength), strength
 
 
@@ -155,11 +155,12 @@ def _inner(
     codes: np.ndarray, train: np.ndarray, units: np.ndarray | None, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Which of the training cells train and which are held out, in each of a few folds."""
-    inside = None if units is None else units[train]
-    if inside is not None and len(np.unique(inside)) < 2:
-        inside = None
-    n = int(train.sum()) if inside is None else len(np.unique(inside))
+    inside = None if units is None or len(np.unique(units[train])) < 2 else units[train]
+    n_units = int(train.sum()) if inside is None else len(np.unique(inside))
+    n = min(INNER_FOLDS, n_units, int(np.bincount(codes[train]).max()))
+    if n < 2:
+        return []
     of_cell = np.full(len(train), -1)
-    of_cell[train] = deal(codes[train], inside, min(INNER_FOLDS, n), seed)
-    pairs = [(train & (of_cell != fold), of_cell == fold) for fold in range(min(INNER_FOLDS, n))]
+    of_cell[train] = deal(codes[train], inside, n, seed)
+    pairs = [(train & (of_cell != fold), of_cell == fold) for fold in range(n)]
     return [(fitted, held) for fitted, held in pairs if held.any() and len(np.unique(codes[fitted])) > 1]

@@ -121,7 +121,8 @@ def folds(
     Raises
     ------
     DataError
-        If there are fewer cells or units than folds, units are missing, or all cells of a class are in one fold.
+        If there are fewer cells or units than folds, or in every class fewer cells, units are missing, or all cells of
+        a class are in one fold.
     """
     tasks = _tasks(classes)
     known = _labelled(tasks)
@@ -131,6 +132,8 @@ def folds(
     if not 2 <= n_folds <= n:
         raise DataError(f"n_folds={n_folds} must be at least 2 and at most the number of {what} with a label, {n}.")
     of_cell = np.full(len(tasks), NONE, dtype=np.int16)
+    if (most := int(np.bincount(joint).max())) < n_folds:
+        raise DataError(f"n_folds={n_folds} is more than the largest class has cells, {most}. Take fewer folds.")
     of_cell[known] = deal(joint, unit, n_folds, seed)
     check_folds(tasks, of_cell, n_folds, names)
     return of_cell

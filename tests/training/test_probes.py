@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from scgeneformer._training.probes import METHODS, STRENGTHS, Settings, _inner, tell
+from scgeneformer._training.probes import DEFAULT, METHODS, STRENGTHS, Settings, _inner, tell
 from scgeneformer._training.scores import score
 
 
@@ -90,3 +90,11 @@ def test_inner_folds_keep_units_whole_and_touch_no_other_cell(toy):
         assert ((fitted | held) == train).all()
         assert not set(units[fitted]) & set(units[held])
     assert len(_inner(codes, train, np.zeros(240, dtype=int), 0)) == 3  # one unit cannot be divided
+
+
+def test_with_too_few_cells_for_folds_c_is_not_chosen():
+    x, codes = np.array([[0.0], [1.0], [2.0], [0.1]]), np.array([0, 1, 2, 0])
+    train = np.array([True, True, True, False])
+    told, strength = tell("logistic", x, codes, train, ~train, settings=Settings())
+    assert strength == DEFAULT
+    assert told.argmax() == 0

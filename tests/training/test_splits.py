@@ -216,3 +216,9 @@ def test_a_class_that_does_not_train_is_named_also_where_an_earlier_task_lacks_i
     with pytest.raises(DataError, match="No cell of 'b', 'y' would be on the training side"):
         check_train(classes, np.array([True, False, False]), ["a", "b", "x", "y"])
     check_train(classes, np.array([False, True, True]), ["a", "b", "x", "y"])
+
+
+def test_folds_that_are_more_than_the_largest_class_has_cells():
+    with pytest.raises(DataError, match="n_folds=4 is more than the largest class has cells, 3"):
+        folds(np.repeat([0, 1], 3), None, 4, 0)
+    assert sorted(folds(np.repeat([0, 1], 3), None, 3, 0)[:3].tolist()) == [0, 1, 2]
