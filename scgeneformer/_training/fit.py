@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 
+from scgeneformer._training.processes import is_first
 from scgeneformer._training.trainer import PackedTrainer, training_arguments
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def last_checkpoint(folder: Path) -> Path | None:
             json.loads((path / STATE_FILE).read_text(encoding="utf-8"))  # what Trainer writes last
             return path
         except (OSError, ValueError):
-            shutil.rmtree(path)
+            if is_first():
+                shutil.rmtree(path)
     return None
 
 

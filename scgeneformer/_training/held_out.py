@@ -9,6 +9,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._errors import DataError
+from scgeneformer._training.processes import is_first, wait_for_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +97,9 @@ def cross_validate(run: Run, cells: TokenDataset, folds: np.ndarray, checkpoints
             parts = _parts(run, folds, (fold + 1) % n_folds)
             parts[folds == fold] = TEST
             outcome = train_once(run, cells, parts, checkpoints / f"fold_{fold}")
-            np.save(done, outcome.logits[fold_of_row == fold])
+            if is_first():
+                np.save(done, outcome.logits[fold_of_row == fold])
+            wait_for_all()
         logits[fold_of_row == fold] = np.load(done, allow_pickle=False)
     logg.info("    all folds")
     last = train_once(run, cells, _parts(run, folds, 0), checkpoints / "all")

@@ -133,6 +133,7 @@ def training_arguments(
         "save_total_limit": 1,
         "eval_strategy": "epoch" if validates else "no",
         "dataloader_pin_memory": not cpu,
+        "ddp_find_unused_parameters": False,
     }
     if half is not None:
         ours[half] = True

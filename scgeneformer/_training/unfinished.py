@@ -10,6 +10,7 @@ from scanpy import logging as logg
 
 from scgeneformer._errors import DataError
 from scgeneformer._json import to_json
+from scgeneformer._training.processes import is_first
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,8 @@ def open_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> Path:
     DataError
         If a training with another request was cut off there.
     """
+    if not is_first():
+        return folder / CHECKPOINTS
     asked = json.loads(to_json(request))
     path = folder / REQUEST
     if path.is_file():

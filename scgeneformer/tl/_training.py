@@ -156,6 +156,7 @@ def save(
     record
         How it was trained, kept with the vocabulary.
     """
+    from scgeneformer._training.processes import is_first, wait_for_all
     from scgeneformer._training.trained import Trained
     from scgeneformer._training.unfinished import close_folder
     from scgeneformer.models._save_trained import save_trained
@@ -165,16 +166,12 @@ def save(
     history = {**vocabulary.record, "fine_tuning": {**origin, **record}}
     if network.bert.config.vocab_size != vocabulary.n_tokens:
         raise DataError("The encoder and the vocabulary that belong together have different numbers of tokens.")
-    save_trained(
-        beginning.folder,
-        network.bert,
-        network.head.tensors(),
-        replace(vocabulary, record=history),
-        config=entries,
-        metrics=metrics,
-        card=card,
-    )
-    close_folder(beginning.folder)
+    if is_first():
+        trained = replace(vocabulary, record=history)
+        head = network.head.tensors()
+        save_trained(beginning.folder, network.bert, head, trained, config=entries, metrics=metrics, card=card)
+        close_folder(beginning.folder)
+    wait_for_all()
     return Trained(beginning.folder, metrics)
 
 
