@@ -9,6 +9,7 @@ from scgeneformer.pl._perturbation import perturbation
 from scgeneformer.pl._perturbation_arrows import perturbation_arrows
 from scgeneformer.pl._perturbation_effects import perturbation_effects
 from scgeneformer.pl._reliability import reliability
+from scgeneformer.pl._roc import roc
 from scgeneformer.pl._tokens import tokens
 from scgeneformer.pl._umap import umap
 
@@ -22,6 +23,7 @@ __all__ = [
     "perturbation_arrows",
     "perturbation_effects",
     "reliability",
+    "roc",
     "tokens",
     "umap",
 ]
