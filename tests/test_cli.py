@@ -280,3 +280,26 @@ def test_perturb_writes_what_perturb_gives(path, cells, suffix, tmp_path):
     for key in ("geneformer_delete", "geneformer_delete_hold", "geneformer_delete_rank"):
         np.testing.assert_array_equal(found.layers[key].toarray(), cells.layers[key].toarray())
     np.testing.assert_array_equal(found.obsm["geneformer_delete"], cells.obsm["geneformer_delete"])
+
+
+def test_train_and_classify(path, cells, tmp_path):
+    cells.obs["cell_type"] = np.resize(["a", "b"], 12)
+    files.format_of(path).write(cells, path)
+    out, told = tmp_path / "annotator", tmp_path / f"told{path.suffix}"
+    words = ["--model", "mini", "--label", "cell_type", "--set", "epochs=1", "--set", "schedule=constant"]
+    result = call("train", path, *words, "--split-by", "donor", "--out", out)
+    assert result.exit_code == 1  # two donors cannot be three parts
+    result = call("train", path, *words, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "cell_type, test: accuracy" in result.stdout
+    result = call("classify", path, out, "--truth", "cell_type", "--out", told)
+    assert result.exit_code == 0, result.output
+    found = READ[path.suffix](told)
+    gf.tl.classify(cells, out)
+    np.testing.assert_allclose(
+        found.obsm["geneformer_cell_type_probability"], cells.obsm["geneformer_cell_type_probability"], atol=1e-6
+    )
+    assert found.obs["geneformer_cell_type"].tolist() == cells.obs["geneformer_cell_type"].tolist()
+    assert (
+        "is not of the form NAME=VALUE" in call("train", path, "--label", "x", "--out", out, "--set", "epochs").stderr
+    )
