@@ -51,7 +51,7 @@ class CellTokens:
             block = self.counts.rows(start, min(start + ROWS_PER_BLOCK, self.counts.n_obs))
             if columns is not None:
                 block = (block.astype(np.float64) @ columns).tocsr()
-            return start, *rank_value_encode(block, gene_tokens, self.vocabulary)
+            return start, *self.vocabulary.encoding.encode(block, gene_tokens, self.vocabulary)
 
         yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scgeneformer._engine.encodings import Encoding, RankValue, encoding_from_dict, encoding_to_dict
 from scgeneformer._errors import ModelError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Vocabulary:
         Counts per cell to which the medians refer.
     record
         What else is known about the model (training record, source).
+    encoding
+        How a cell becomes a sequence of tokens.
     """
 
     tokens: np.ndarray
@@ -54,6 +57,7 @@ class Vocabulary:
     aliases: dict[str, str] = field(default_factory=dict)
     target_sum: float = 10_000.0
     record: dict = field(default_factory=dict)
+    encoding: Encoding = field(default_factory=RankValue)
 
     def __post_init__(self) -> None:
         if len(np.unique(self.tokens)) != len(self.tokens) or set(self.tokens.tolist()) & set(self.special.values()):
@@ -101,8 +105,10 @@ class Vocabulary:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of all that decides how a cell is encoded: tokens, IDs, medians, special tokens, input size."""
+        """SHA-256 of all that decides how a cell is encoded: genes, medians, special tokens, input size, encoding."""
         digest = hashlib.sha256(json.dumps([self.special, self.input_size]).encode())
+        if self.encoding != RankValue():
+            digest.update(json.dumps(encoding_to_dict(self.encoding), sort_keys=True).encode())
         digest.update("\n".join(self.ensembl_ids.tolist()).encode())
         digest.update(np.ascontiguousarray(self.tokens, np.int64).tobytes())
         digest.update(np.ascontiguousarray(self.medians, np.float64).tobytes())
@@ -141,6 +147,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
             aliases=aliases,
             target_sum=float(meta["target_sum"]),
             record=meta.get("record", {}),
+            encoding=encoding_from_dict(meta.get("encoding", encoding_to_dict(RankValue()))),
         )
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise ModelError(
@@ -167,6 +174,7 @@ def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
         "special_tokens": vocabulary.special,
         "input_size": vocabulary.input_size,
         "target_sum": vocabulary.target_sum,
+        "encoding": encoding_to_dict(vocabulary.encoding),
         "record": vocabulary.record,
     }
     (folder / META_FILE).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

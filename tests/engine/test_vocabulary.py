@@ -1,9 +1,11 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from toys import make_vocabulary
 
+from scgeneformer._engine.encodings import RankValue
 from scgeneformer._engine.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from scgeneformer._errors import ModelError
 
@@ -81,4 +83,24 @@ def test_a_missing_column_is_named(tmp_path):
     genes = tmp_path / "genes.tsv"
     genes.write_text(genes.read_text().replace("median", "mean", 1))
     with pytest.raises(ModelError, match="median"):
+        read_vocabulary(tmp_path)
+
+
+def test_the_encoding_is_stored_with_the_vocabulary_and_older_files_are_rank_valued(tmp_path):
+    write_vocabulary(make_vocabulary(), tmp_path)
+    meta = json.loads((tmp_path / "geneformer.json").read_text())
+    assert meta.pop("encoding") == {"name": "rank-value"}
+    (tmp_path / "geneformer.json").write_text(json.dumps(meta))
+    assert read_vocabulary(tmp_path).encoding == RankValue()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [({"name": "alphabet"}, "encoding 'alphabet' is not known"), ({"name": "rank-value", "n": 1}, "no setting 'n'")],
+)
+def test_an_encoding_that_is_not_known_is_refused(tmp_path, encoding, message):
+    write_vocabulary(make_vocabulary(), tmp_path)
+    meta = json.loads((tmp_path / "geneformer.json").read_text())
+    (tmp_path / "geneformer.json").write_text(json.dumps(meta | {"encoding": encoding}))
+    with pytest.raises(ModelError, match=message):
         read_vocabulary(tmp_path)
