@@ -93,7 +93,7 @@ def classify(
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = gf.datasets.pbmc68k()[::3].copy()
     >>> trained = gf.tl.train_classifier(adata, "cell_type", model="mini", max_tokens=64, epochs=1)
     >>> gf.tl.classify(adata, trained)
     >>> adata.obs["geneformer_cell_type"].cat.categories.size

@@ -127,7 +127,7 @@ def train_classifier(
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = gf.datasets.pbmc68k()[::3].copy()
     >>> trained = gf.tl.train_classifier(adata, "cell_type", model="mini", max_tokens=64, epochs=1)
     >>> sorted(path.name for path in trained.folder.iterdir())[:3]
     ['README.md', 'aliases.tsv', 'config.json']
