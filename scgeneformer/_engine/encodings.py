@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from scgeneformer._engine.ranking import rank_value_encode
+from scgeneformer._engine.ranking import RankValue
+from scgeneformer._engine.two_time_points import TwoTimePoints
 from scgeneformer._errors import ModelError
 
 if TYPE_CHECKING:
@@ -19,26 +20,25 @@ if TYPE_CHECKING:
 
 
 class Encoding(Protocol):
-    """One way to encode cells; its fields are its settings, stored with the vocabulary."""
+    """One way to encode cells; its fields are its settings, stored with the vocabulary.
+
+    It reads the counts of cells at `n_times` time points; where that is 1, `previous` is always None.
+    """
 
     name: ClassVar[str]
+    n_times: ClassVar[int]
 
-    def encode(self, counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: Vocabulary) -> tuple[Tokens, np.ndarray]:
+    def encode(
+        self,
+        counts: csr_matrix,
+        gene_tokens: np.ndarray,
+        vocabulary: Vocabulary,
+        previous: csr_matrix | None = None,
+    ) -> tuple[Tokens, np.ndarray]:
         """Tokens of some cells, and the known genes of each before truncation, as :func:`rank_value_encode`."""
 
 
-@dataclass(frozen=True)
-class RankValue:
-    """The genes of a cell in descending order of count / median (Theodoris et al. 2023); the position is the rank."""
-
-    name: ClassVar[str] = "rank-value"
-
-    def encode(self, counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: Vocabulary) -> tuple[Tokens, np.ndarray]:
-        """See :func:`rank_value_encode`."""
-        return rank_value_encode(counts, gene_tokens, vocabulary)
-
-
-ENCODINGS: dict[str, type[Encoding]] = {RankValue.name: RankValue}
+ENCODINGS: dict[str, type[Encoding]] = {one.name: one for one in (RankValue, TwoTimePoints)}
 
 
 def encoding_to_dict(encoding: Encoding) -> dict[str, Any]:

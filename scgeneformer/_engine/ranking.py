@@ -14,7 +14,8 @@ order by the float64 values and the tokens: the result is exact.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numba as nb
 import numpy as np
@@ -32,6 +33,24 @@ COARSE_MAX = BUCKETS * BUCKETS - 1  # 22 bits: 6 of exponent, 16 of mantissa
 COARSE_ZERO = (127 - 20) << 16  # exponent and mantissa of 2**-20, below any count / median that occurs
 _ONE_AT_A_TIME = threading.Lock()  # some of numba's threading layers abort if two threads enter at once
 CELLS_PER_TASK = 64  # rows that share one scratch buffer
+
+
+@dataclass(frozen=True)
+class RankValue:
+    """The genes of a cell in descending order of count / median (Theodoris et al. 2023); the position is the rank."""
+
+    name: ClassVar[str] = "rank-value"
+    n_times: ClassVar[int] = 1
+
+    def encode(
+        self,
+        counts: csr_matrix,
+        gene_tokens: np.ndarray,
+        vocabulary: Vocabulary,
+        previous: csr_matrix | None = None,
+    ) -> tuple[Tokens, np.ndarray]:
+        """See :func:`rank_value_encode`."""
+        return rank_value_encode(counts, gene_tokens, vocabulary)
 
 
 def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: Vocabulary) -> tuple[Tokens, np.ndarray]:

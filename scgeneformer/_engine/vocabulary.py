@@ -92,9 +92,14 @@ class Vocabulary:
         return int(self.eos_token is not None)
 
     @property
+    def n_special(self) -> int:
+        """Number of special tokens of a cell: in front, behind, and between its time points."""
+        return self.n_lead + self.n_trail + self.encoding.n_times - 1
+
+    @property
     def max_genes(self) -> int:
-        """Most genes of a cell that fit beside the special tokens."""
-        return self.input_size - self.n_lead - self.n_trail
+        """Most genes of a cell, at each time point, that fit beside the special tokens."""
+        return (self.input_size - self.n_special) // self.encoding.n_times
 
     @cached_property
     def median_of_token(self) -> np.ndarray:
