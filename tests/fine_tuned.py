@@ -23,11 +23,11 @@ SGD = {"optim": "sgd"}  # weights change by the gradient itself, which a test ca
 def make_cells(vocabulary, n_cells: int = 12, sizes: tuple[int, ...] = (3,), missing: float = 0.0) -> TokenDataset:
     """Cells of :func:`make_adata` with random labels, some of which are missing."""
     _, blocks = open_tokens(make_adata(n_cells), vocabulary).counted()
-    ids, offsets = gather(blocks, np.ones(n_cells, dtype=bool), vocabulary.n_tokens)
+    found = gather(blocks, np.ones(n_cells, dtype=bool), vocabulary.n_tokens)
     rng = np.random.default_rng(0)
     labels = np.stack([rng.integers(0, size, n_cells) for size in sizes], axis=1)
     labels[rng.random(labels.shape) < missing] = IGNORED
-    return TokenDataset(ids, offsets, labels)
+    return TokenDataset(found.ids, found.offsets, labels, found.positions)
 
 
 def vocabulary_of(model, recipe: Recipe):

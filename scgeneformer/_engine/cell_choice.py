@@ -18,5 +18,7 @@ def only_cells(blocks: Iterable[tuple[int, Tokens]], cells: np.ndarray) -> Itera
         chosen = cells[first : first + len(tokens)]
         if not chosen.all():
             lengths = tokens.lengths
-            tokens = Tokens(tokens.ids[np.repeat(chosen, lengths)], offsets_of(lengths * chosen))
+            kept = np.repeat(chosen, lengths)
+            positions = None if tokens.positions is None else tokens.positions[kept]
+            tokens = Tokens(tokens.ids[kept], offsets_of(lengths * chosen), positions)
         yield first, tokens

@@ -22,7 +22,7 @@ class Tokens:
     offsets
         Where each cell starts, and the end, (n_cells + 1,) int64.
     positions
-        Position the model is told for each token, (total,) int64; None: 0, 1, ... in each cell.
+        Position the model is told for each token, (total,) whole numbers of any type; None: 0, 1, ... in each cell.
     """
 
     ids: np.ndarray
@@ -56,16 +56,25 @@ class Tokens:
         return Tokens(self.ids[places], offsets, None if self.positions is None else self.positions[places])
 
     def to_padded(self, width: int, pad: int = 0, dtype: type = np.uint16) -> np.ndarray:
-        """Return a (n_cells, width) matrix, filled with `pad` behind each cell."""
+        """Return the ids as a (n_cells, width) matrix, filled with `pad` behind each cell."""
+        return self._padded(self.ids, width, pad, dtype)
+
+    def positions_to_padded(self, width: int, dtype: type = np.uint8) -> np.ndarray:
+        """Return the positions, which must be there, likewise, filled with 0."""
+        assert self.positions is not None
+        return self._padded(self.positions, width, 0, dtype)
+
+    def _padded(self, values: np.ndarray, width: int, pad: int, dtype: type) -> np.ndarray:
         padded: np.ndarray = np.full((len(self), width), pad, dtype=dtype)
-        padded[np.arange(width) < self.lengths[:, None]] = self.ids
+        padded[np.arange(width) < self.lengths[:, None]] = values
         return padded
 
     @classmethod
-    def from_padded(cls, padded: np.ndarray, pad: int = 0) -> Tokens:
-        """Undo :meth:`to_padded`."""
+    def from_padded(cls, padded: np.ndarray, pad: int = 0, positions: np.ndarray | None = None) -> Tokens:
+        """Undo :meth:`to_padded` and, where a matrix of positions is given, :meth:`positions_to_padded`."""
         kept = padded != pad
-        return cls(padded[kept].astype(np.int32), offsets_of(kept.sum(axis=1)))
+        offsets = offsets_of(kept.sum(axis=1))
+        return cls(padded[kept].astype(np.int32), offsets, None if positions is None else positions[kept])
 
     @classmethod
     def from_lists(cls, sequences: Iterable[Iterable[int]]) -> Tokens:
@@ -82,8 +91,9 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def concatenate(parts: list[Tokens]) -> Tokens:
-    """Join the cells of several blocks in order."""
-    ids = np.concatenate([np.empty(0, np.int32), *(part.ids for part in parts)])
+def concatenate(parts: list[Tokens], dtype: type = np.int32) -> Tokens:
+    """Join the cells of several blocks in order; `dtype` is that of their ids."""
+    ids = np.concatenate([np.empty(0, dtype), *(part.ids for part in parts)])
     lengths = np.concatenate([np.empty(0, np.int64), *(part.lengths for part in parts)])
-    return Tokens(ids, offsets_of(lengths))
+    positions = [part.positions for part in parts if part.positions is not None]
+    return Tokens(ids, offsets_of(lengths), np.concatenate(positions) if positions else None)

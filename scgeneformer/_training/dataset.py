@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from scgeneformer._engine.packing import pack
-from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._engine.tokens import Tokens, concatenate, offsets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,19 +31,23 @@ class TokenDataset(Dataset):
     labels
         Labels of cells, (n_cells, n_tasks) int64, or of genes in whichever cell they are, by token, (n_tokens,) int64;
         -100 for none.
+    positions
+        Position of each token, (total,); None: 0, 1, ... in each cell.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray
+    positions: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, cell: int) -> dict[str, Any]:
-        tokens = self.ids[self.offsets[cell] : self.offsets[cell + 1]]
+        places = slice(self.offsets[cell], self.offsets[cell + 1])
+        tokens = self.ids[places]
         labels = {"labels": self.labels[cell]} if self.of_cells else {"token_labels": self.labels[tokens]}
-        return {"tokens": tokens, **labels}
+        return {"tokens": tokens, "positions": None if self.positions is None else self.positions[places], **labels}
 
     @property
     def of_cells(self) -> bool:
@@ -58,7 +62,7 @@ class TokenDataset(Dataset):
     @property
     def tokens(self) -> Tokens:
         """The tokens of all cells."""
-        return Tokens(self.ids.astype(np.int32), self.offsets)
+        return Tokens(self.ids.astype(np.int32), self.offsets, self.positions)
 
     @property
     def units(self) -> np.ndarray:
@@ -77,8 +81,9 @@ class TokenDataset(Dataset):
 
     def take(self, cells: np.ndarray) -> TokenDataset:
         """The given cells in the given order, as a copy."""
-        some = Tokens(self.ids, self.offsets).take(cells)
-        return TokenDataset(some.ids, some.offsets, self.labels[cells] if self.of_cells else self.labels)
+        some = Tokens(self.ids, self.offsets, self.positions).take(cells)
+        labels = self.labels[cells] if self.of_cells else self.labels
+        return TokenDataset(some.ids, some.offsets, labels, some.positions)
 
     def part(self, chosen: np.ndarray) -> TokenDataset:
         """Some of the cells; or all cells that contain some of the genes with a label, and the labels of these alone.
@@ -95,9 +100,10 @@ class TokenDataset(Dataset):
 
     def blocks(self, size: int = 2048) -> Iterator[tuple[int, Tokens]]:
         """Yield (first cell, tokens) of consecutive cells."""
+        whole = Tokens(self.ids, self.offsets, self.positions)
         for start in range(0, len(self), size):
-            offsets = self.offsets[start : start + size + 1]
-            yield start, Tokens(self.ids[offsets[0] : offsets[-1]].astype(np.int32), offsets - offsets[0])
+            some = whole.slice(start, min(start + size, len(self)))
+            yield start, replace(some, ids=some.ids.astype(np.int32))
 
 
 def containing(blocks: Iterable[tuple[int, Tokens]], wanted: np.ndarray, n_cells: int) -> np.ndarray:
@@ -118,7 +124,7 @@ def containing(blocks: Iterable[tuple[int, Tokens]], wanted: np.ndarray, n_cells
     return found
 
 
-def gather(blocks: Iterable[tuple[int, Tokens]], chosen: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def gather(blocks: Iterable[tuple[int, Tokens]], chosen: np.ndarray, n_tokens: int) -> Tokens:
     """Tokens of the chosen cells, read block by block.
 
     Parameters
@@ -132,15 +138,14 @@ def gather(blocks: Iterable[tuple[int, Tokens]], chosen: np.ndarray, n_tokens: i
 
     Returns
     -------
-    Ids (total,) uint16 or int32, and offsets (n_chosen + 1,) int64.
+    The tokens, their ids uint16 or int32.
     """
     dtype = np.uint16 if n_tokens <= np.iinfo(np.uint16).max + 1 else np.int32
-    ids, lengths = [np.empty(0, dtype)], [np.empty(0, np.int64)]
+    parts = []
     for first, tokens in blocks:
         some = tokens.take(np.flatnonzero(chosen[first : first + len(tokens)]))
-        ids.append(some.ids.astype(dtype))
-        lengths.append(some.lengths)
-    return np.concatenate(ids), offsets_of(np.concatenate(lengths))
+        parts.append(replace(some, ids=some.ids.astype(dtype)))
+    return concatenate(parts, dtype)
 
 
 def collate(cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -148,7 +153,10 @@ def collate(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
     Of the labels of tokens only the places that have one are kept: "targets" names them.
     """
-    packed = pack(Tokens.from_lists(cell["tokens"] for cell in cells))
+    tokens = Tokens.from_lists(cell["tokens"] for cell in cells)
+    if cells[0]["positions"] is not None:
+        tokens = replace(tokens, positions=np.concatenate([cell["positions"] for cell in cells]))
+    packed = pack(tokens)
     batch = {"ids": packed.ids, "positions": packed.positions, "offsets": packed.offsets, "lengths": packed.lengths}
     if "labels" in cells[0]:
         return batch | {"labels": torch.from_numpy(np.stack([cell["labels"] for cell in cells]))}

@@ -218,14 +218,16 @@ def _cells(adata: AnnData, beginning: Beginning, genes: GeneClasses, max_cells: 
     if not there.any():
         raise DataError("No cell contains any of the genes in classes=. List genes that are expressed.")
     chosen = sample_cells(adata, max_cells, beginning.seed, there, np.zeros(adata.n_obs, dtype=np.int64))
-    cells = TokenDataset(*gather(source.counted()[1], chosen, n_tokens), labels)
+    found = gather(source.counted()[1], chosen, n_tokens)
+    cells = TokenDataset(found.ids, found.offsets, labels, found.positions)
     return cells.take(np.argsort(adata.obs_names.to_numpy(str)[chosen], kind="stable"))
 
 
 def _checksum(cells: TokenDataset, fold_of_gene: np.ndarray) -> str:
     """Digest of all that the training and its folds see."""
     digest = hashlib.sha256()
-    for array in (cells.ids, cells.offsets, cells.labels, fold_of_gene.astype(np.int64)):
+    positions = [] if cells.positions is None else [cells.positions]
+    for array in (cells.ids, cells.offsets, cells.labels, fold_of_gene.astype(np.int64), *positions):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

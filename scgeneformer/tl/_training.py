@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgeneformer._adata.labels import Labels
+    from scgeneformer._adata.previous import PreviousLayer
     from scgeneformer._adata.split import Split
     from scgeneformer._adata.tokens import CellTokens
     from scgeneformer._engine.vocabulary import Vocabulary
@@ -101,10 +102,12 @@ def begin(
     arguments: Mapping[str, Any] | None,
     overwrite: bool,
     seed: int,
+    previous_layer: PreviousLayer = False,
 ) -> Beginning:
-    """Load the model, find the cells, check recipe and directory."""
+    """Load the model, find the cells, check recipe and directory; `previous_layer` is that of `open_tokens`."""
     from scgeneformer._engine.device import resolve_device
     from scgeneformer._engine.pooling import get_pooling
+    from scgeneformer._engine.two_time_points import reads_two_times
     from scgeneformer._training.encoder import with_cls
     from scgeneformer._training.fit import mixed_precision
 
@@ -113,12 +116,15 @@ def begin(
     check_out(folder, overwrite)
     on = resolve_device(settings.device if device == "auto" else device)
     loaded = models.load(model, device="cpu", dtype="float32")
-    vocabulary = with_cls(loaded.vocabulary) if chosen.add_cls else loaded.vocabulary
+    vocabulary = reads_two_times(loaded.vocabulary) if previous_layer else loaded.vocabulary
+    vocabulary = with_cls(vocabulary) if chosen.add_cls else vocabulary
     n_positions = (chosen.config or {}).get("max_position_embeddings", loaded.bert.config.max_position_embeddings)
     limit = min(vocabulary.input_size, n_positions, chosen.max_tokens or n_positions)
     vocabulary = replace(vocabulary, input_size=limit)
     get_pooling(chosen.pooling, vocabulary)
-    source = open_tokens(adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
+    source = open_tokens(
+        adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids, previous_layer=previous_layer
+    )
     half = mixed_precision(settings.dtype if dtype == "auto" else dtype, on)
     return Beginning(loaded, chosen, source, folder, on, half, dict(arguments or {}), seed)
 
@@ -184,9 +190,9 @@ def labelled_cells(
     codes = np.stack([one.codes for one in labels], axis=1)
     chosen = (codes >= 0).any(axis=1) & (parts.parts >= 0)
     _, blocks = beginning.source.counted()
-    ids, offsets = gather(blocks, chosen, beginning.vocabulary.n_tokens)
+    found = gather(blocks, chosen, beginning.vocabulary.n_tokens)
     rows = np.flatnonzero(chosen)
-    cells = TokenDataset(ids, offsets, np.where(codes < 0, IGNORED, codes)[rows])
+    cells = TokenDataset(found.ids, found.offsets, np.where(codes < 0, IGNORED, codes)[rows], found.positions)
     order = np.argsort(adata.obs_names.to_numpy(str)[rows], kind="stable")
     order = order[cells.lengths[order] > 0]
     if n := len(rows) - len(order):

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from scgeneformer._engine.cell_choice import only_cells
 from scgeneformer._engine.packing import batches, pack
 from scgeneformer._engine.tokens import Tokens, concatenate
+from scgeneformer._training.dataset import TokenDataset, collate, gather
 
 SEQUENCES = [[5, 6, 7], [], [8], [9, 10]]
 
@@ -47,6 +49,32 @@ def test_positions_start_anew_in_every_cell(tokens):
     assert packed.positions.tolist() == [[0, 1, 2, 0, 0, 1]]
     assert packed.offsets.tolist() == [0, 3, 4, 6]
     assert packed.lengths == [3, 1, 2]
+
+
+@pytest.fixture
+def placed(tokens):
+    """The same tokens, each with ten times itself as position."""
+    return Tokens(tokens.ids, tokens.offsets, (10 * tokens.ids).astype(np.uint8))
+
+
+def test_positions_go_where_their_tokens_go(placed):
+    some = [placed.slice(1, 4), placed.take(np.array([3, 0])), concatenate([placed.slice(0, 1), placed.slice(1, 4)])]
+    again = Tokens.from_padded(placed.to_padded(4), positions=placed.positions_to_padded(4))
+    chosen = next(only_cells([(0, placed)], np.array([False, True, True, True])))[1]
+    for tokens in (*some, again, chosen):
+        assert tokens.positions.dtype == np.uint8
+        assert tokens.positions.tolist() == (10 * tokens.ids).tolist()
+    assert chosen.lengths.tolist() == [0, 0, 1, 2]
+    assert pack(placed.take(np.array([0, 2]))).positions.tolist() == [[50, 60, 70, 80]]
+
+
+def test_positions_of_training_cells_go_where_their_tokens_go(placed):
+    found = gather([(0, placed.slice(0, 2)), (2, placed.slice(2, 4))], np.array([True, False, True, True]), 100)
+    cells = TokenDataset(found.ids, found.offsets, np.zeros((3, 1), dtype=np.int64), found.positions)
+    for some in (cells.tokens, cells.take(np.array([2, 0])).tokens, *(block for _, block in cells.blocks(2))):
+        assert some.positions.tolist() == (10 * some.ids).tolist()
+    batch = collate([cells[2], cells[0]])
+    assert batch["positions"].tolist() == (10 * batch["ids"]).tolist() == [[90, 100, 50, 60, 70]]
 
 
 def test_batches_hold_at_most_the_budget_unless_one_cell_is_longer():
