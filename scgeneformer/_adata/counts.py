@@ -40,6 +40,8 @@ class Counts:
         Gives the rows from one number to another, as stored.
     log_base
         Base of the logarithm if the values are log(1 + x), NaN if they are counts (or any linear scale).
+    previous
+        Whether they are those of the cells at an earlier time.
     """
 
     adata: AnnData
@@ -48,6 +50,7 @@ class Counts:
     raw: bool
     read: Callable[[int, int], Any]
     log_base: float = np.nan
+    previous: bool = False
 
     @property
     def var(self) -> pd.DataFrame:
@@ -84,7 +87,9 @@ class Counts:
             yield _as_csr(self.read(start, min(start + size, limit)))
 
 
-def open_counts(adata: AnnData, counts_layer: str | None = None, use_raw: bool | None = None) -> Counts:
+def open_counts(
+    adata: AnnData, counts_layer: str | None = None, use_raw: bool | None = None, *, previous: bool = False
+) -> Counts:
     """Find the counts and tell their scale.
 
     Parameters
@@ -95,6 +100,8 @@ def open_counts(adata: AnnData, counts_layer: str | None = None, use_raw: bool |
         Layer that holds them; None = ``X`` (or ``raw`` if `use_raw`).
     use_raw
         Take ``adata.raw``.
+    previous
+        They are those of an earlier time: a row of NaN is a cell of which nothing is known, and read as one of zeros.
 
     Raises
     ------
@@ -113,7 +120,9 @@ def open_counts(adata: AnnData, counts_layer: str | None = None, use_raw: bool |
     if not use_raw and counts_layer is None and adata.X is None:
         raise MissingKeyError("adata.X is None. Name the layer with the counts: counts_layer='...'.")
     where = "adata.raw.X" if use_raw else "adata.X" if counts_layer is None else f"adata.layers[{counts_layer!r}]"
-    counts = Counts(adata, where, counts_layer, bool(use_raw), _reader(adata, counts_layer, bool(use_raw)))
+    read = _reader(adata, counts_layer, bool(use_raw))
+    read = _known_rows(read) if previous else read
+    counts = Counts(adata, where, counts_layer, bool(use_raw), read, previous=previous)
     return replace(counts, log_base=_log_base(counts))
 
 
@@ -123,6 +132,22 @@ def _reader(adata: AnnData, key: str | None, raw: bool) -> Callable[[int, int], 
     if getattr(matrix, "format", None) == "csc":  # by columns: turned into rows once, not at every block
         matrix = (matrix if sp.issparse(matrix) else matrix.to_memory()).tocsr()
     return lambda start, stop: matrix[start:stop]
+
+
+def _known_rows(read: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
+    """The same function, but rows of which all stored values are NaN are zero."""
+
+    def read_known(start: int, stop: int) -> sp.csr_matrix:
+        block = _as_csr(read(start, stop))
+        missing = np.isnan(block.data)
+        if not missing.any():
+            return block
+        stored = np.diff(block.indptr)
+        unknown = np.diff(np.concatenate([[0], np.cumsum(missing)])[block.indptr]) == stored
+        data = np.where(np.repeat(unknown, stored), 0, block.data)
+        return sp.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
+
+    return read_known
 
 
 def _log_base(counts: Counts) -> float:
@@ -165,9 +190,9 @@ def _check_values(values: np.ndarray, counts: Counts) -> None:
 
 def _remedy(counts: Counts) -> str:
     """Where else in this AnnData the counts may be."""
-    adata = counts.adata
-    places = [f"counts_layer={name!r}" for name in adata.layers if name != counts.key]
-    places += ["use_raw=True"] if adata.raw is not None and not counts.raw else []
+    adata, parameter = counts.adata, "previous_layer" if counts.previous else "counts_layer"
+    places = [f"{parameter}={name!r}" for name in adata.layers if name != counts.key]
+    places += ["use_raw=True"] if adata.raw is not None and not (counts.raw or counts.previous) else []
     if places:
         return f"If they are elsewhere, say so: {' or '.join(places)}."
     return "Go back to the data before sc.pp.scale, and keep the counts: adata.layers['counts'] = adata.X.copy()."

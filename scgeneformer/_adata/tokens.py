@@ -14,6 +14,7 @@ from scanpy import logging as logg
 from scgeneformer._adata import keys
 from scgeneformer._adata.counts import ROWS_PER_BLOCK, Counts, open_counts
 from scgeneformer._adata.genes import GeneMap, map_genes
+from scgeneformer._adata.previous import PREVIOUS, PreviousLayer, find_previous
 from scgeneformer._engine.ranking import rank_value_encode
 from scgeneformer._engine.tokens import Tokens
 
@@ -37,21 +38,25 @@ class CellTokens:
         Token of each gene.
     vocabulary
         Of the model.
+    previous
+        Where the counts before are, if the model reads two time points.
     """
 
     counts: Counts
     genes: GeneMap
     vocabulary: Vocabulary
+    previous: Counts | None = None
 
     def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, known genes before truncation) of consecutive cells; reads one block ahead."""
         columns, gene_tokens = _merge_columns(self.genes.tokens)
 
         def encode(start: int) -> tuple[int, Tokens, np.ndarray]:
-            block = self.counts.rows(start, min(start + ROWS_PER_BLOCK, self.counts.n_obs))
+            stop = min(start + ROWS_PER_BLOCK, self.counts.n_obs)
+            now, *before = (matrix.rows(start, stop) for matrix in self._matrices)
             if columns is not None:
-                block = (block.astype(np.float64) @ columns).tocsr()
-            return start, *self.vocabulary.encoding.encode(block, gene_tokens, self.vocabulary)
+                now, *before = ((block.astype(np.float64) @ columns).tocsr() for block in (now, *before))
+            return start, *self.vocabulary.encoding.encode(now, gene_tokens, self.vocabulary, *before)
 
         yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
 
@@ -96,19 +101,29 @@ class CellTokens:
     def sample_lengths(self) -> np.ndarray:
         """Tokens of a sample of the cells, to foresee the cost, (n,) int64."""
         known = self.genes.tokens >= 0
-        special = self.vocabulary.n_lead + self.vocabulary.n_trail
-        genes = [(block[:, known] > 0).sum(axis=1) for block in self.counts.sample(200)]
-        n_genes = np.concatenate([np.asarray(n).ravel() for n in genes])
-        return np.where(n_genes > 0, np.minimum(n_genes, self.vocabulary.max_genes) + special, 0)
+
+        def kept(matrix: Counts) -> np.ndarray:
+            found = [np.asarray((block[:, known] > 0).sum(axis=1)).ravel() for block in matrix.sample(200)]
+            return np.minimum(np.concatenate(found), self.vocabulary.max_genes)
+
+        n_genes = np.sum([kept(matrix) for matrix in self._matrices], axis=0)
+        return np.where(n_genes > 0, n_genes + self.vocabulary.n_special, 0)
+
+    @property
+    def _matrices(self) -> list[Counts]:
+        """Counts at each time point."""
+        return [self.counts] if self.previous is None else [self.counts, self.previous]
 
     @property
     def params(self) -> dict[str, str]:
         """What the tokens depend on; stored beside them, and stored tokens are used only where it is the same."""
+        previous = {} if self.previous is None else {PREVIOUS: str(self.previous.key)}
         return {
             "vocabulary": self.vocabulary.checksum,
             "genes": hashlib.sha256(self.genes.tokens.tobytes()).hexdigest(),
             "gene_ids": self.genes.column,
             "counts": self.counts.name,
+            **previous,
         }
 
 
@@ -130,18 +145,20 @@ def open_tokens(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
+    previous_layer: PreviousLayer = False,
     stored: bool = True,
 ) -> CellTokens:
     """Find the counts and the genes, or tokens that were stored for the same counts, genes and vocabulary.
 
     Raises as :func:`open_counts` and :func:`map_genes` do.
     """
+    previous = find_previous(adata, vocabulary, previous_layer, use_raw)
     counts = open_counts(adata, counts_layer, use_raw)
-    tokens = CellTokens(counts, map_genes(counts.var, vocabulary, gene_ids), vocabulary)
+    tokens = CellTokens(counts, map_genes(counts.var, vocabulary, gene_ids), vocabulary, previous)
     there = keys.TOKENS in adata.obsm and keys.N_GENES in adata.obs
     if stored and there and dict(adata.uns.get(keys.TOKENS, {}).get("params", {})) == tokens.params:
         logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")
-        return StoredTokens(tokens.counts, tokens.genes, vocabulary)
+        return StoredTokens(counts, tokens.genes, vocabulary, previous)
     return tokens
 
 
