@@ -1,7 +1,7 @@
 """Two time points of a cell in one sequence: its genes now, and its genes before.
 
-``<cls>``, the leading genes now, ``<sep>``, the leading genes before, and ``<eos>`` where the model has one. Each half is
-the rank-value encoding of the cell at that time, cut to half of the places beside the special tokens.
+``<cls>``, the leading genes now, ``<sep>``, the leading genes before, and ``<eos>`` where the model has one. Each half
+is the rank-value encoding of the cell at that time, cut to half of the places beside the special tokens.
 """
 
 from __future__ import annotations
