@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import layer_norm, linear
-from transformers.activations import ACT2FN
 
 from scgeneformer._engine.packing import to_device
 from scgeneformer._engine.run import run
@@ -22,42 +20,12 @@ from scgeneformer._engine.tokens import Tokens, offsets_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from transformers import BertConfig, BertModel
+    from transformers import BertModel
 
     from scgeneformer._engine.forward import Batch
+    from scgeneformer._engine.masked_head import MaskedHead
 
 LOGITS_AT_ONCE = 2**24  # numbers, 64 MB
-
-
-@dataclass(frozen=True, eq=False)
-class MaskedHead:
-    """Head of `BertForMaskedLM`: dense, activation, layer norm, decoder.
-
-    Parameters
-    ----------
-    config
-        Of the encoder.
-    tensors
-        "dense.weight", "dense.bias", "norm.weight", "norm.bias", "bias" (n_tokens,), and "decoder" (n_tokens, d) if it
-        is not tied to the encoder's word embeddings.
-    """
-
-    config: BertConfig
-    tensors: dict[str, torch.Tensor]
-
-    def on(self, bert: BertModel) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the head beside `bert`: a function of states (m, d) that gives logits (m, n_tokens) float32."""
-        own = {name: tensor.to(bert.device) for name, tensor in self.tensors.items()}
-        decoder = own.get("decoder", bert.embeddings.word_embeddings.weight)
-        activation, eps = self.config.hidden_act, self.config.layer_norm_eps
-        activation = ACT2FN[activation] if isinstance(activation, str) else activation
-
-        def logits(states: torch.Tensor) -> torch.Tensor:
-            states = activation(linear(states, own["dense.weight"], own["dense.bias"]))
-            states = layer_norm(states, states.shape[-1:], own["norm.weight"], own["norm.bias"], eps)
-            return linear(states, decoder).float() + own["bias"].float()
-
-        return logits
 
 
 class Masked(NamedTuple):

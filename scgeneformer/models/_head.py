@@ -11,17 +11,9 @@ from scgeneformer.models._file_tensors import file_tensors
 if TYPE_CHECKING:
     import torch
 
-    from scgeneformer._engine.masked import MaskedHead
+    from scgeneformer._engine.masked_head import MaskedHead
     from scgeneformer.models._model import Model
 
-PREFIX = "cls.predictions."
-NAMES = {
-    "dense.weight": "transform.dense.weight",
-    "dense.bias": "transform.dense.bias",
-    "norm.weight": "transform.LayerNorm.weight",
-    "norm.bias": "transform.LayerNorm.bias",
-    "bias": "bias",
-}
 _heads: WeakKeyDictionary[Model, MaskedHead] = WeakKeyDictionary()  # a head goes when its model does
 
 
@@ -33,14 +25,16 @@ def load_head(model: Model) -> MaskedHead:
     ModelError
         If the model was not trained to predict masked genes, was built by hand, or its file has changed.
     """
-    from scgeneformer._engine.masked import MaskedHead
+    from scgeneformer._engine.masked_head import MaskedHead
 
     if (head := _heads.get(model)) is None:
-        head = _heads[model] = MaskedHead(model.bert.config, _read(model))
+        head = _heads[model] = MaskedHead.of(model.bert.config, _read(model))
     return head
 
 
 def _read(model: Model) -> dict[str, torch.Tensor]:
+    from scgeneformer._engine.masked_head import NAMES, PREFIX
+
     remedy = "Take a model that was pretrained to predict masked genes, from its files"
     if model.files is None:
         raise ModelError(f"{model.name} was built in memory, without a head. {remedy}.")

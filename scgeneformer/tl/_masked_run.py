@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from scgeneformer._engine.masked import MaskedHead
+    from scgeneformer._engine.masked_head import MaskedHead
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer.tl._session import Session
 
