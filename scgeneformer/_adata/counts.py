@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from scanpy import logging as logg
 
+from scgeneformer._adata import keys
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 ROWS_PER_BLOCK = 2048
 SAMPLE_ROWS = 1000  # rows looked at to tell counts from log-normalised values
 LOG1P_MAX = 20.0  # log1p of any count per cell stays below: log(5e8)
+TOKEN_FILE = "token file"  # where the counts are of cells whose tokens gf.datasets.read_tokens read
+NO_COUNTS = "its tokens came from a file, without counts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +121,8 @@ def open_counts(
     if use_raw and adata.raw is None:
         raise MissingKeyError("use_raw=True, but adata.raw is None. Leave use_raw out to use adata.X.")
     if not use_raw and counts_layer is None and adata.X is None:
-        raise MissingKeyError("adata.X is None. Name the layer with the counts: counts_layer='...'.")
+        reason = f" ({NO_COUNTS})" if is_from_file(adata) else ""
+        raise MissingKeyError(f"adata.X is None{reason}. Name the layer with the counts: counts_layer='...'.")
     where = "adata.raw.X" if use_raw else "adata.X" if counts_layer is None else f"adata.layers[{counts_layer!r}]"
     read = _reader(adata, counts_layer, bool(use_raw))
     read = _known_rows(read) if previous else read
@@ -126,9 +130,19 @@ def open_counts(
     return replace(counts, log_base=_log_base(counts))
 
 
+def is_from_file(adata: AnnData) -> bool:
+    """Whether the cells are tokens that were read from a file, and nothing is known of their counts."""
+    params = adata.uns.get(keys.TOKENS, {}).get("params", {})
+    return keys.TOKENS in adata.obsm and params.get("counts") == TOKEN_FILE
+
+
 def _reader(adata: AnnData, key: str | None, raw: bool) -> Callable[[int, int], Any]:
     """Function that reads a range of rows without reading the others."""
-    matrix = adata.raw.X if raw else adata.X if key is None else adata.layers[key]
+    return row_reader(adata.raw.X if raw else adata.X if key is None else adata.layers[key])
+
+
+def row_reader(matrix: Any) -> Callable[[int, int], Any]:
+    """Function that gives the rows of a matrix from one number to another, as stored."""
     if getattr(matrix, "format", None) == "csc":  # by columns: turned into rows once, not at every block
         matrix = (matrix if sp.issparse(matrix) else matrix.to_memory()).tocsr()
     return lambda start, stop: matrix[start:stop]

@@ -12,11 +12,13 @@ import scipy.sparse as sp
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.counts import ROWS_PER_BLOCK, Counts, open_counts
+from scgeneformer._adata.counts import NO_COUNTS, ROWS_PER_BLOCK, TOKEN_FILE, Counts, is_from_file, open_counts
 from scgeneformer._adata.genes import GeneMap, map_genes
 from scgeneformer._adata.previous import PREVIOUS, PreviousLayer, find_previous
 from scgeneformer._engine.ranking import rank_value_encode
+from scgeneformer._engine.sequences import as_sequences, genes_of, ranking_of
 from scgeneformer._engine.tokens import Tokens
+from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,6 +140,25 @@ class StoredTokens(CellTokens):
             yield start, Tokens.from_padded(np.asarray(stored[rows])), n_genes[rows]
 
 
+class FileTokens(CellTokens):
+    """Tokens that `gf.datasets.read_tokens` left in ``obsm``, without counts, as the model reads them."""
+
+    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+        """Yield (first row, tokens, genes that the file has) of consecutive cells."""
+        for start in range(0, self.counts.n_obs, ROWS_PER_BLOCK):
+            genes = self._genes(slice(start, start + ROWS_PER_BLOCK))
+            yield start, as_sequences(genes, self.vocabulary), genes.lengths.astype(np.int32)
+
+    def sample_lengths(self) -> np.ndarray:
+        """Tokens of a sample of the cells, to foresee the cost, (n,) int64."""
+        rows = np.unique(np.linspace(0, self.counts.n_obs - 1, min(200, self.counts.n_obs)).astype(int))
+        return as_sequences(self._genes(rows), self.vocabulary).lengths
+
+    def _genes(self, rows: slice | np.ndarray) -> Tokens:
+        stored = np.asarray(self.counts.adata.obsm[keys.TOKENS][rows])
+        return genes_of(Tokens.from_padded(stored), self.vocabulary)
+
+
 def open_tokens(
     adata: AnnData,
     vocabulary: Vocabulary,
@@ -150,9 +171,13 @@ def open_tokens(
 ) -> CellTokens:
     """Find the counts and the genes, or tokens that were stored for the same counts, genes and vocabulary.
 
-    Raises as :func:`open_counts` and :func:`map_genes` do.
+    Tokens that came from a file are taken wherever counts are looked for, as there are none behind them.
+
+    Raises as :func:`open_counts` and :func:`map_genes` do, and DataError if tokens from a file are of other genes.
     """
     previous = find_previous(adata, vocabulary, previous_layer, use_raw)
+    if stored and previous is None and is_from_file(adata):
+        return _open_file_tokens(adata, vocabulary, gene_ids)
     counts = open_counts(adata, counts_layer, use_raw)
     tokens = CellTokens(counts, map_genes(counts.var, vocabulary, gene_ids), vocabulary, previous)
     there = keys.TOKENS in adata.obsm and keys.N_GENES in adata.obs
@@ -160,6 +185,30 @@ def open_tokens(
         logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")
         return StoredTokens(counts, tokens.genes, vocabulary, previous)
     return tokens
+
+
+def _open_file_tokens(adata: AnnData, vocabulary: Vocabulary, gene_ids: str | None) -> FileTokens:
+    found = adata.uns[keys.TOKENS]
+    file = found.get("file", "files")
+    if found["ranking"] != ranking_of(vocabulary) or found["max_genes"] < vocabulary.max_genes:
+        raise DataError(
+            f"The tokens in adata.obsm[{keys.TOKENS!r}] were read from {file} for a model with other genes, other "
+            "medians or a smaller input size, and without counts they cannot be made again. Use that model, or read "
+            "the file for this one: gf.datasets.read_tokens(path, model='...')."
+        )
+    logg.info(f"    using the tokens that were read from {file}")
+    return file_tokens(adata, vocabulary, gene_ids)
+
+
+def file_tokens(adata: AnnData, vocabulary: Vocabulary, gene_ids: str | None = None) -> FileTokens:
+    """The cells of an AnnData whose tokens came from a file."""
+
+    def read(start: int, stop: int) -> Any:
+        raise DataError(f"This needs counts, and adata holds none: {NO_COUNTS}. Begin with data that have counts.")
+
+    return FileTokens(
+        Counts(adata, TOKEN_FILE, None, False, read), map_genes(adata.var, vocabulary, gene_ids), vocabulary
+    )
 
 
 def _merge_columns(gene_tokens: np.ndarray) -> tuple[sp.csr_matrix | None, np.ndarray]:

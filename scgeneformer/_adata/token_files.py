@@ -1,0 +1,236 @@
+"""Folders of tokens as `datasets.Dataset.save_to_disk` writes them (Arrow), and the reference with it."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgeneformer._adata.arrow_columns import from_arrow, is_scalar
+from scgeneformer._adata.counts import ROWS_PER_BLOCK
+from scgeneformer._engine.sequences import as_sequences, check_sequences, genes_of, ranking_of, repeated
+from scgeneformer._engine.tokens import Tokens, concatenate, offsets_of
+from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._optional import require
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    from scgeneformer._engine.vocabulary import Vocabulary
+
+SUFFIX = ".dataset"  # as the reference names them
+IDS, LENGTH, OBS_NAMES = "input_ids", "length", "obs_names"
+STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+METADATA = b"scgeneformer"  # of the Arrow schema: JSON with `ranking` and `version`
+EXTRA = ("pyarrow", "datasets", "Reading and writing folders of tokens")
+
+
+class TokenFile:
+    """The cells in a folder of tokens, as one model reads them.
+
+    The files are mapped into memory: what is read takes the memory of one block, whatever the size of the folder.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    vocabulary
+        Of the model. Tokens that are not its own are refused when they are read.
+    truncate
+        Cut cells that are longer than the input size, instead of refusing them.
+    drop_duplicates
+        Keep the first of tokens that a cell holds twice, instead of refusing them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    DataError
+        If it is no such folder, was written for another vocabulary, or disagrees with itself.
+    MissingExtraError
+        If pyarrow is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        vocabulary: Vocabulary,
+        *,
+        truncate: bool = False,
+        drop_duplicates: bool = False,
+    ) -> None:
+        self.path, self.vocabulary = Path(path).expanduser(), vocabulary
+        check_one_time(vocabulary)
+        self.truncate, self.drop_duplicates = truncate, drop_duplicates
+        self._table = _open_table(self.path)
+        self._ids = _column_of_ids(self._table, self.path)
+        metadata = self._table.schema.metadata or {}
+        written = json.loads(metadata.get(METADATA, b"{}"))
+        if written and written.get("ranking") != ranking_of(vocabulary):
+            raise DataError(
+                f"The tokens in {self.path} were written for a model with other genes or medians than those of the "
+                "model that is asked for. Name the one they are for: model='...'."
+            )
+        parts = [np.diff(chunk.offsets.to_numpy()) for chunk in self._ids.chunks]
+        self.lengths: np.ndarray = np.concatenate([np.empty(0, np.int64), *parts])
+        """Tokens of each cell in the file, (n_obs,) int64."""
+        _check_lengths(self._table, self.lengths, self.path)
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self._ids)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns with one value per cell, without the length."""
+        return [field.name for field in self._table.schema if is_scalar(field.type) and field.name != LENGTH]
+
+    def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray | pd.api.extensions.ExtensionArray:
+        """One of the :attr:`columns` as `obs` stores it, of all cells or of some."""
+        if name not in self.columns:
+            known = ", ".join(map(repr, self.columns)) or "none"
+            raise MissingKeyError(f"{self.path} has no column {name!r} with one value per cell; there are: {known}.")
+        column = self._table.column(name)
+        return from_arrow(column if rows is None else column.take(rows), _classes(self._table, name))
+
+    def rows(self, start: int, stop: int) -> Tokens:
+        """The cells `start` to `stop`, checked; a view of the file where it lies in one piece and as int32."""
+        return self._checked(self._read(start, stop), start)
+
+    def take(self, rows: np.ndarray) -> Tokens:
+        """The given cells in the given order, checked, as a copy."""
+        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+        runs = [(int(rows[a]), int(rows[b - 1]) + 1) for a, b in pairwise([0, *cuts, len(rows)]) if b > a]
+        return concatenate([self.rows(start, stop) for start, stop in runs])
+
+    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+        """Yield (first row, tokens, their number of genes) of consecutive cells, as `CellTokens.blocks`."""
+        for start in range(0, self.n_obs, ROWS_PER_BLOCK):
+            tokens = self.rows(start, min(start + ROWS_PER_BLOCK, self.n_obs))
+            yield start, tokens, self.n_genes(tokens)
+
+    def n_genes(self, tokens: Tokens) -> np.ndarray:
+        """Genes of some cells, (n_cells,) int32."""
+        return np.maximum(tokens.lengths - self.vocabulary.n_lead - self.vocabulary.n_trail, 0).astype(np.int32)
+
+    def _read(self, start: int, stop: int) -> Tokens:
+        parts = [_tokens_of(chunk) for chunk in self._ids.slice(start, stop - start).chunks]
+        return parts[0] if len(parts) == 1 else concatenate(parts)
+
+    def _checked(self, tokens: Tokens, first: int) -> Tokens:
+        """The tokens, if they are those of the model; cut and freed of duplicates where that was asked for."""
+        vocabulary, lengths = self.vocabulary, tokens.lengths
+        try:
+            check_sequences(tokens, vocabulary, first)
+            twice = repeated(tokens)
+            if not self.drop_duplicates and twice.any():
+                raise DataError(_duplicate(tokens, twice, first))
+            if not self.truncate and lengths.max(initial=0) > vocabulary.input_size:
+                cell = int(lengths.argmax())
+                raise DataError(
+                    f"Cell {first + cell} has {lengths[cell]:,} tokens, and the model takes {vocabulary.input_size:,}: "
+                    "are these the tokens of another model? If not, keep the first of each cell: truncate=True."
+                )
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from None
+        bare = lengths == vocabulary.n_lead + vocabulary.n_trail  # special tokens and nothing else: an empty cell
+        if not (twice.any() or bare.any() or lengths.max(initial=0) > vocabulary.input_size):
+            return tokens
+        kept = Tokens(tokens.ids[~twice], offsets_of(~twice)[tokens.offsets])
+        return as_sequences(genes_of(kept, vocabulary), vocabulary)
+
+
+def check_one_time(vocabulary: Vocabulary) -> None:
+    """Refuse models that read cells at several time points: folders of tokens hold one."""
+    if vocabulary.encoding.n_times > 1:
+        raise DataError(
+            f"The model reads cells at {vocabulary.encoding.n_times} time points, and folders of tokens hold one. "
+            "Give it counts, or name a model of one time point: model='...'."
+        )
+
+
+def _duplicate(tokens: Tokens, twice: np.ndarray, first: int) -> str:
+    place = int(np.flatnonzero(twice)[0])
+    cell = int(np.searchsorted(tokens.offsets, place, side="right")) - 1
+    return (
+        f"Cell {first + cell} holds the token {tokens.ids[place]} twice, as where an Ensembl ID was listed twice. "
+        "Keep the first of each: drop_duplicates=True."
+    )
+
+
+def _open_table(path: Path) -> Any:
+    """The Arrow table in a folder, mapped into memory."""
+    pa = require(*EXTRA)
+    import pyarrow.ipc
+
+    if not path.exists():
+        raise FileNotFoundError(f"There is no folder {path}.")
+    if (path / SPLITS).is_file():
+        names = json.loads((path / SPLITS).read_text(encoding="utf-8")).get("splits", [])
+        raise DataError(f"{path} holds several data sets; name one of them: {', '.join(str(path / n) for n in names)}.")
+    if not (path / STATE).is_file():
+        raise DataError(
+            f"{path} is no folder of tokens: there is no {STATE} in it. It must be one that the reference's tokenizer, "
+            "gf.datasets.write_tokens or datasets.Dataset.save_to_disk wrote."
+        )
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if state.get("_indices_data_files"):
+            raise DataError(f"{path} holds a selection of its rows. Load it with datasets, and save flatten_indices().")
+        files = [path / entry["filename"] for entry in state["_data_files"]]
+        return pa.concat_tables([pyarrow.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files])
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read: {error}. Is the folder complete?") from error
+
+
+def _column_of_ids(table: Any, path: Path) -> Any:
+    """The column with the tokens."""
+    import pyarrow.types as t
+
+    if IDS not in table.column_names:
+        columns = ", ".join(map(repr, table.column_names)) or "none"
+        raise DataError(f"{path} has no column {IDS!r} with the tokens of each cell; the columns are: {columns}.")
+    column = table.column(IDS)
+    kind = column.type
+    if not ((t.is_list(kind) or t.is_large_list(kind)) and t.is_integer(kind.value_type)):
+        raise DataError(f"{path}: the column {IDS!r} must hold lists of whole numbers, and holds {kind}.")
+    if column.null_count:
+        raise DataError(f"{path}: the column {IDS!r} has no value for {column.null_count} cells. Leave these out.")
+    return column
+
+
+def _tokens_of(lists: Any) -> Tokens:
+    """One piece of the column of tokens; a view of it if it holds int32."""
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    values = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
+    if values.null_count:
+        raise DataError(f"The column {IDS!r} holds lists with missing values. Leave these cells out.")
+    ids = values.to_numpy().astype(np.int32, copy=False)
+    return Tokens(ids, offsets - offsets[0])
+
+
+def _check_lengths(table: Any, lengths: np.ndarray, path: Path) -> None:
+    """Whether the file's own column of lengths, if it has one, agrees."""
+    if LENGTH not in table.column_names or not is_scalar(table.schema.field(LENGTH).type):
+        return
+    stated = table.column(LENGTH).to_numpy()
+    if len(wrong := np.flatnonzero(stated != lengths)):
+        cell = wrong[0]
+        raise DataError(
+            f"{path}: {LENGTH!r} of cell {cell} is {stated[cell]}, but the cell has {lengths[cell]} tokens "
+            f"({len(wrong)} such cells). Remove the column {LENGTH!r} if the tokens are right."
+        )
+
+
+def _classes(table: Any, name: str) -> list[str]:
+    """Names of the classes of a column that holds their numbers (`ClassLabel`)."""
+    info = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
+    feature = (info.get("features") or {}).get(name, {})
+    return feature.get("names") or [] if feature.get("_type") == "ClassLabel" else []
