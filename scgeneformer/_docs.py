@@ -21,6 +21,10 @@ use_raw
     Take the counts from ``adata.raw``.
 gene_ids
     Column of ``adata.var`` with Ensembl IDs or symbols, or "var_names"; None finds it by itself."""
+_PREVIOUS = """\
+previous_layer
+    For models that read two time points: layer with the counts of the same cells before. A cell of which nothing is
+    known then has zeros or NaN there. None takes the layer that stored tokens were made from."""
 _DEVICE = """\
 device
     "auto" (CUDA where there is one, else CPU), a torch device, "cuda:all", or a list of devices, which share the
@@ -32,11 +36,11 @@ tokens_per_batch
 _COPY = """\
 copy
     Return a copy of `adata` with the results and leave `adata` as it is."""
-_SHARED = {"{model}": _MODEL, "{counts}": _COUNTS, "{device}": _DEVICE, "{copy}": _COPY}
+_SHARED = {"{model}": _MODEL, "{counts}": _COUNTS, "{previous}": _PREVIOUS, "{device}": _DEVICE, "{copy}": _COPY}
 
 
 def shared_docs(function: F) -> F:
-    """Put the shared descriptions in place of the lines ``{model}``, ``{counts}``, ``{device}`` and ``{copy}``."""
+    """Put the shared descriptions in place of lines such as ``{model}`` and ``{counts}``."""
     lines = inspect.cleandoc(function.__doc__ or "").splitlines()
     function.__doc__ = "\n".join(_SHARED.get(line, line) for line in lines)
     return function

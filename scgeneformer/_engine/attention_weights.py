@@ -138,7 +138,8 @@ def attention_sums(
     n_groups
         Number of groups.
     slot_of_token
-        Row and column of a token, (n_tokens,) int64; -1 for tokens (special ones included) nobody asked for.
+        Row and column of a token, as :meth:`Vocabulary.slots` gives it: negative for tokens (special ones included)
+        nobody asked for.
     n_slots
         Number of genes.
     """
@@ -192,7 +193,7 @@ class AttentionSummer:
             linear(states).reshape(shape)[:, self.heads].transpose(0, 1).float()  # (n_heads, total, d_head)
             for linear in (self.attention.query, self.attention.key)
         )
-        slots, offsets = self.slot_of_token[batch.tokens.ids], batch.tokens.offsets
+        slots, offsets = batch.tokens.slots(self.slot_of_token), batch.tokens.offsets
         for i, group in enumerate(self.group_of_cell[batch.cells].tolist()):
             cell = slice(offsets[i], offsets[i + 1])
             kept = np.flatnonzero(slots[cell] >= 0)

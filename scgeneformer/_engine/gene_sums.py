@@ -104,7 +104,8 @@ def gene_sums(
     n_groups
         Number of groups.
     slot_of_token
-        Where the sums of a token go, (n_tokens,) int64; -1 for tokens (special ones included) nobody asked for.
+        Where the sums of a token go, as :meth:`Vocabulary.slots` gives it: negative for tokens (special ones included)
+        nobody asked for.
     n_slots
         Number of genes.
     squares
@@ -199,7 +200,7 @@ def tokens_of_genes(
     Found on the host, so that the device need not be waited for.
     """
     group = np.repeat(group_of_cell[batch.cells], batch.tokens.lengths)
-    slot = slot_of_token[batch.tokens.ids]
+    slot = batch.tokens.slots(slot_of_token)
     kept = np.flatnonzero((slot >= 0) & (group >= 0))
     return kept, group[kept], slot[kept]
 

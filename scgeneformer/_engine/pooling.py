@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 
 def pool_mean(states: torch.Tensor, packed: Packed, vocabulary: Vocabulary) -> torch.Tensor:
-    """Mean over the genes of each cell, special tokens left out.
+    """Mean over the genes of each cell, at both time points where there are two, special tokens left out.
 
     The reference averages over all tokens of a cell (V1, which has no special tokens), or over all but ``<cls>`` and
     ``<eos>`` (V2): `emb_extractor.get_embs` with ``emb_mode="cell"``.
     """
     lead, trail = vocabulary.n_lead, vocabulary.n_trail
-    n_genes = torch.tensor([n - lead - trail for n in packed.lengths])
-    segments = torch.stack([torch.full_like(n_genes, lead), n_genes, torch.full_like(n_genes, trail)], dim=1)
+    n_genes = torch.tensor([n - vocabulary.n_special for n in packed.lengths])
+    between = n_genes + (vocabulary.n_special - lead - trail)
+    segments = torch.stack([torch.full_like(n_genes, lead), between, torch.full_like(n_genes, trail)], dim=1)
     segments = segments.flatten().to(states.device, non_blocking=True)
+    if vocabulary.sep_token is not None:
+        states = states.masked_fill((packed.ids[0] == vocabulary.sep_token)[:, None], 0)
     sums = torch.segment_reduce(states.float(), "sum", lengths=segments, unsafe=True)[1::3]  # (n_cells, d)
     return sums / n_genes.to(states.device, non_blocking=True)[:, None]
 

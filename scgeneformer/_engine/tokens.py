@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LAST = -2  # slot of a token behind which no token of the cell has a slot
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -54,6 +56,20 @@ class Tokens:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         places = np.repeat(self.offsets[:-1][cells], lengths) + within
         return Tokens(self.ids[places], offsets, None if self.positions is None else self.positions[places])
+
+    def slots(self, slot_of_token: np.ndarray) -> np.ndarray:
+        """Slot of each token, (total,) int64; -1 for none, and for all behind a token of the slot LAST in its cell.
+
+        Parameters
+        ----------
+        slot_of_token
+            Slot by token, (n_tokens,) int64.
+        """
+        slots: np.ndarray = slot_of_token[self.ids]
+        if slot_of_token.min(initial=0) == LAST:
+            n_ends = offsets_of(slots == LAST)
+            slots[n_ends[1:] > np.repeat(n_ends[self.offsets[:-1]], self.lengths)] = -1
+        return slots
 
     def to_padded(self, width: int, pad: int = 0, dtype: type = np.uint16) -> np.ndarray:
         """Return the ids as a (n_cells, width) matrix, filled with `pad` behind each cell."""

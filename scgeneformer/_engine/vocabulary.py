@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer._engine.encodings import Encoding, RankValue, encoding_from_dict, encoding_to_dict
+from scgeneformer._engine.tokens import LAST
 from scgeneformer._errors import ModelError
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Vocabulary:
         return self.special.get("<eos>")
 
     @property
+    def sep_token(self) -> int | None:
+        """Token between two time points, or None."""
+        return self.special["<sep>"] if self.encoding.n_times > 1 else None
+
+    @property
     def n_lead(self) -> int:
         """Number of special tokens in front of the genes of a cell (0 or 1)."""
         return int(self.cls_token is not None)
@@ -100,6 +106,17 @@ class Vocabulary:
     def max_genes(self) -> int:
         """Most genes of a cell, at each time point, that fit beside the special tokens."""
         return (self.input_size - self.n_special) // self.encoding.n_times
+
+    def slots(self, tokens: np.ndarray) -> np.ndarray:
+        """Place of each token among some genes, (n_tokens,) int64, -1 for all others.
+
+        Of two time points only the genes now have a place: see :meth:`Tokens.slots`.
+        """
+        slots = np.full(self.n_tokens, -1, dtype=np.int64)
+        slots[tokens] = np.arange(len(tokens))
+        if self.sep_token is not None:
+            slots[self.sep_token] = LAST
+        return slots
 
     @cached_property
     def median_of_token(self) -> np.ndarray:

@@ -37,6 +37,7 @@ def attention(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
+    previous_layer: str | None = None,
     device: str | Sequence[str] = "auto",
     dtype: str = "auto",
     tokens_per_batch: int | None = None,
@@ -49,7 +50,7 @@ def attention(
     weights, from query gene i to key gene j, are averaged over the heads asked for, and then over the cells in which
     both genes occur. Special tokens have no row and no column in the result; they keep their share of the attention,
     so that the weights of a gene in a cell sum to less than 1 where the model has such tokens. What is not asked for
-    by `genes` keeps its share likewise.
+    by `genes` keeps its share likewise, and so do the genes before, if the model reads two time points.
 
     Parameters
     ----------
@@ -70,6 +71,7 @@ def attention(
     min_cells
         Leave out pairs that occur together in fewer cells.
     {counts}
+    {previous}
     {device}
     key_added
         Key instead of "geneformer_attention".
@@ -134,6 +136,7 @@ def attention(
         counts_layer=counts_layer,
         use_raw=use_raw,
         gene_ids=gene_ids,
+        previous_layer=previous_layer,
         device=device,
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,
@@ -141,8 +144,7 @@ def attention(
     block = _block(session.layers, layer)
     chosen_heads = _heads(heads, session.model.bert.config.num_attention_heads)
     tokens = tokens_of_genes(session.source, genes)
-    slot_of_token = np.full(session.model.vocabulary.n_tokens, -1, dtype=np.int64)
-    slot_of_token[tokens] = np.arange(len(tokens))
+    slot_of_token = session.model.vocabulary.slots(tokens)
     codes = np.zeros(adata.n_obs, dtype=np.int64) if groups is None else groups.codes
     n_groups = 1 if groups is None else len(groups.names)
 

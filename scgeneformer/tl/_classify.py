@@ -32,6 +32,7 @@ def classify(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
+    previous_layer: str | None = None,
     device: str | Sequence[str] = "auto",
     dtype: str = "auto",
     tokens_per_batch: int | None = None,
@@ -55,6 +56,7 @@ def classify(
         Column of ``adata.obs`` with the true labels: predictions are judged by them. Cells whose label the model does
         not know are left out of the metrics, and counted (`n_unseen`).
     {counts}
+    {previous}
     {device}
     key_added
         Key instead of "geneformer_<label>"; with several labels they are appended to it.
@@ -112,6 +114,7 @@ def classify(
         counts_layer=counts_layer,
         use_raw=use_raw,
         gene_ids=gene_ids,
+        previous_layer=previous_layer,
         device=device,
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,

@@ -41,6 +41,7 @@ def embed_cells(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
+    previous_layer: str | None = None,
     device: str | Sequence[str] = "auto",
     dtype: str = "auto",
     tokens_per_batch: int | None = None,
@@ -62,8 +63,8 @@ def embed_cells(
         Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
         A list is computed in one pass.
     pooling
-        "mean" over the genes of the cell, special tokens left out; "cls": the ``<cls>`` token, for models that have
-        one; "first": the first token, whatever it is.
+        "mean" over the genes of the cell, special tokens left out (at both time points, if the model reads two);
+        "cls": the ``<cls>`` token, for models that have one; "first": the first token, whatever it is.
     groupby
         One or several columns of ``adata.obs``: also one embedding per group (the reference's state embedding).
     agg
@@ -73,6 +74,7 @@ def embed_cells(
         embedding of a cell is kept; the median, which needs them all, keeps them in a temporary file (in the folder
         that TMPDIR names).
     {counts}
+    {previous}
     {device}
     key_added
         Key instead of "X_geneformer".
@@ -127,6 +129,7 @@ def embed_cells(
         counts_layer=counts_layer,
         use_raw=use_raw,
         gene_ids=gene_ids,
+        previous_layer=previous_layer,
         device=device,
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,

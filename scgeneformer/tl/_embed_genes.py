@@ -49,6 +49,7 @@ def embed_genes(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
+    previous_layer: str | None = None,
     device: str | Sequence[str] = "auto",
     dtype: str = "auto",
     tokens_per_batch: int | None = None,
@@ -60,7 +61,8 @@ def embed_genes(
     The contextual embedding of a gene in a cell is the hidden state at the gene's position in that cell. This combines
     it over the cells that contain the gene (`EmbExtractor` of the reference with ``emb_mode="gene"``), for all cells
     and for every group in one pass. Means and variances are reduced on the device: memory grows with groups × genes,
-    not with the cells.
+    not with the cells. If the model reads two time points, embedded are the genes of the cell now, which the model sees
+    together with those before.
 
     Parameters
     ----------
@@ -91,6 +93,7 @@ def embed_genes(
         For ``agg="median"``, which needs all values at once: beyond this they are kept in a temporary file (in the
         folder that TMPDIR names), which the log says. The result is the same.
     {counts}
+    {previous}
     {device}
     key_added
         Key instead of "geneformer".
@@ -155,14 +158,14 @@ def embed_genes(
         counts_layer=counts_layer,
         use_raw=use_raw,
         gene_ids=gene_ids,
+        previous_layer=previous_layer,
         device=device,
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,
     )
     mapped = _genes_of_var(session)
     names, tokens = _choose(session, mapped, genes)
-    slot_of_token = np.full(session.model.vocabulary.n_tokens, -1, dtype=np.int64)
-    slot_of_token[tokens] = np.arange(len(tokens))
+    slot_of_token = session.model.vocabulary.slots(tokens)
     start = logg.info(f"embedding genes with {session.model.name}")
     everyone = np.ones(adata.n_obs, dtype=bool), np.zeros(adata.n_obs, dtype=np.int64)
     cells = sample_cells(adata, sample, random_state, *everyone)

@@ -42,6 +42,7 @@ def rank_genes_context(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
+    previous_layer: str | None = None,
     device: str | Sequence[str] = "auto",
     dtype: str = "auto",
     tokens_per_batch: int | None = None,
@@ -80,6 +81,7 @@ def rank_genes_context(
     seed
         Of random splits and rotations.
     {counts}
+    {previous}
     {device}
     key_added
         Key in `uns`.
@@ -152,6 +154,7 @@ def rank_genes_context(
         counts_layer=counts_layer,
         use_raw=use_raw,
         gene_ids=gene_ids,
+        previous_layer=previous_layer,
         device=device,
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,
@@ -188,8 +191,7 @@ def _sums(session: Session, design: Design, tokens: np.ndarray) -> GeneSums:
     from scgeneformer._engine.gene_sums import gene_sums
 
     needed = design.unit_of_cell >= 0
-    slot_of_token = np.full(session.model.vocabulary.n_tokens, -1, dtype=np.int64)
-    slot_of_token[tokens] = np.arange(len(tokens))
+    slot_of_token = session.model.vocabulary.slots(tokens)
     with session.running("compare", int(needed.sum())) as (_, blocks, advance):
         return gene_sums(
             only_cells(blocks, needed),

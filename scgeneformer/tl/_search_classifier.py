@@ -51,6 +51,7 @@ def search_classifier(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
+    previous_layer: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     arguments: Mapping[str, Any] | None = None,
@@ -91,6 +92,9 @@ def search_classifier(
     seed
         Of split, weights, dropout, order of the cells, and of the settings that are tried.
     {counts}
+    previous_layer
+        Layer with the counts of the same cells before: the trained model reads two time points. One that reads one
+        gets the tokens ``<cls>`` and ``<sep>``, which are learned. A cell of which nothing is known has zeros or NaN.
     device
         "auto" (CUDA where there is one, else CPU) or a torch device.
     dtype
@@ -155,6 +159,7 @@ def search_classifier(
             counts_layer=counts_layer,
             use_raw=use_raw,
             gene_ids=gene_ids,
+            previous_layer=previous_layer,
             device=device,
             dtype=dtype,
             arguments=arguments,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from transformers import BertModel
 
+    from scgeneformer._adata.previous import PreviousLayer
     from scgeneformer._adata.tokens import CellTokens
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer.models import Model, ModelLike
@@ -88,8 +89,12 @@ def open_session(
     device: str | Sequence[str],
     dtype: str,
     tokens_per_batch: int | None,
+    previous_layer: PreviousLayer = False,
 ) -> Session:
-    """Load the model, find counts, genes and layers; everything is checked, nothing is run."""
+    """Load the model, find counts, genes and layers; everything is checked, nothing is run.
+
+    Whoever can use models that read two time points hands on their `previous_layer`; for all others they are refused.
+    """
     from scgeneformer._engine.cost import choose_tokens_per_batch
     from scgeneformer._engine.device import TF32, resolve_devices
     from scgeneformer._engine.encoder import resolve_layer
@@ -101,7 +106,8 @@ def open_session(
     layers = list(dict.fromkeys(resolve_layer(n, loaded.n_blocks) for n in asked))
     if not layers:
         raise DataError("layer=[] names no layer. Name at least one, such as layer=-2.")
-    source = open_tokens(adata, loaded.vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
+    where: dict[str, Any] = {"counts_layer": counts_layer, "use_raw": use_raw, "gene_ids": gene_ids}
+    source = open_tokens(adata, loaded.vocabulary, previous_layer=previous_layer, **where)
     budget = choose_tokens_per_batch(loaded.bert, tokens_per_batch)
     logg.debug(f"    {loaded} on {', '.join(map(str, devices))}, {budget} tokens per batch")
     wanted = settings.dtype if dtype == "auto" else dtype

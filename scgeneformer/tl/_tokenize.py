@@ -10,6 +10,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
+from scgeneformer._engine.two_time_points import reads_two_times
 from scgeneformer._progress import progress
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def tokenize(
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
+    previous_layer: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Store the rank-value encoding of every cell.
@@ -34,12 +36,18 @@ def tokenize(
     size of the model (`TranscriptomeTokenizer` of the reference). Optional: the other functions encode on the fly,
     and use stored tokens only if they were made from the same counts and genes with the same vocabulary.
 
+    With `previous_layer` a cell is ``<cls>``, its leading genes now, ``<sep>``, its leading genes before, each half cut
+    to half of the places beside the special tokens. Either half may be empty.
+
     Parameters
     ----------
     adata
         Cells × genes, with raw or log1p-normalised counts.
     {model}
     {counts}
+    previous_layer
+        Layer with the counts of the same cells before: two time points are encoded, as a model reads them that
+        :func:`train_classifier` makes of `model`. A cell of which nothing is known then has zeros or NaN there.
     {copy}
 
     Returns
@@ -49,11 +57,11 @@ def tokenize(
     `adata.obsm['geneformer_tokens']` : uint16 (n_obs, input_size)
         Tokens, special ones included, 0 behind the last.
     `adata.obs['geneformer_n_genes']` : int32
-        Genes with a count that the model knows, before truncation.
+        Genes with a count (now) that the model knows, before truncation.
     `adata.obs['geneformer_n_tokens']` : int32
         Tokens of the cell after truncation; 0 for cells in which the model knows no gene.
     `adata.uns['geneformer_tokens']` : dict
-        `params`, what the tokens depend on, and `max_genes`, the most genes of a cell that fit.
+        `params`, what the tokens depend on, and `max_genes`, the most genes of a cell, at each time point, that fit.
 
     Raises
     ------
@@ -72,7 +80,16 @@ def tokenize(
     """
     target = target_of(adata, copy)
     vocabulary = models.load_vocabulary(model)
-    source = open_tokens(adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids, stored=False)
+    vocabulary = vocabulary if previous_layer is None else reads_two_times(vocabulary)
+    source = open_tokens(
+        adata,
+        vocabulary,
+        counts_layer=counts_layer,
+        use_raw=use_raw,
+        gene_ids=gene_ids,
+        previous_layer=previous_layer,
+        stored=False,
+    )
     start = logg.info("tokenizing cells")
     dtype = np.uint16 if vocabulary.n_tokens <= 2**16 else np.uint32
     padded = np.zeros((adata.n_obs, vocabulary.input_size), dtype=dtype)

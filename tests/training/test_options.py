@@ -258,7 +258,7 @@ def test_added_cls_is_learned_and_kept(tmp_path, toy):
 
 @pytest.mark.parametrize("held", [{"lora": 2}, {"freeze_embeddings": True}])
 def test_added_cls_that_nothing_would_train(toy, held):
-    with pytest.raises(DataError, match=f"add_cls=True adds a token that is to be learned, and {next(iter(held))}="):
+    with pytest.raises(DataError, match=f"adds a token that is to be learned, and {next(iter(held))}="):
         make_run(toy, add_cls=True, **held).encoder()
     make_run(make_model(special=True), add_cls=True, **held).encoder()  # has one
 
