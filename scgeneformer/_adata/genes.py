@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,14 +78,20 @@ def map_genes(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = 
             _check_species(candidate, vocabulary, explicit=False)
         chosen = _choose(found)
     else:
-        if gene_ids != INDEX and gene_ids not in var:
-            columns = ", ".join(map(repr, var.columns)) or "none"
-            raise MissingKeyError(f"adata.var[{gene_ids!r}] does not exist; the columns are: {columns}.")
+        check_column(var, gene_ids)
         chosen = _match(var, gene_ids, vocabulary)
         _check_species(chosen, vocabulary, explicit=True)
+    _check_symbols(chosen, vocabulary)
     if chosen.n_matched < max(1, MIN_MATCHED * len(var)):
         raise DataError(_too_few(chosen, var, gene_ids))
     return chosen
+
+
+def check_column(var: pd.DataFrame, gene_ids: str) -> None:
+    """Refuse a column of `var` that does not exist."""
+    if gene_ids != INDEX and gene_ids not in var:
+        columns = ", ".join(map(repr, var.columns)) or "none"
+        raise MissingKeyError(f"adata.var[{gene_ids!r}] does not exist; the columns are: {columns}.")
 
 
 def _candidates(var: pd.DataFrame) -> list[str]:
@@ -109,18 +117,37 @@ def _choose(found: list[GeneMap]) -> GeneMap:
 
 
 def _check_species(genes: GeneMap, vocabulary: Vocabulary, *, explicit: bool) -> None:
-    theirs, ours = species_of(genes.names.tolist()), species_of(vocabulary.ensembl_ids[:1000].tolist())
-    if theirs is None or ours is None or ours in theirs.split(" or "):
+    theirs, ours = species_of(genes.names.tolist()), _species_in(vocabulary)
+    if theirs is None or not ours or not ours.isdisjoint(theirs.split(" or ")):
         return
+    known = " and ".join(sorted(ours))
     raise DataError(
-        f"The genes in {_where(genes.column)} are those of {theirs} (such as {str(genes.names[0])!r}), and the model "
-        f"knows those of {ours}. Map them to {ours} orthologs in a column of adata.var: gene_ids='<column>'."
+        f"The genes in {where_genes(genes.column)} are those of {theirs} (such as {str(genes.names[0])!r}), and the "
+        f"model knows those of {known}. Map them to {known} orthologs in a column of adata.var: gene_ids='<column>'."
         + ("" if explicit else " Their names alone must not pass for orthologs.")
     )
 
 
+def _check_symbols(genes: GeneMap, vocabulary: Vocabulary) -> None:
+    """Refuse symbols of one species where the model knows genes of others, too, which may have the same symbol."""
+    theirs, ours = (species_of(genes.names.tolist()) or "").split(" or "), _species_in(vocabulary)
+    if len(theirs) > 1 and not ours <= set(theirs):
+        raise DataError(
+            f"The genes in {where_genes(genes.column)} are symbols of {' or '.join(theirs)} (such as "
+            f"{str(genes.names[0])!r}), and the model knows genes of {' and '.join(sorted(ours))}: symbols do not tell "
+            "them apart. Name a column of adata.var with Ensembl IDs: gene_ids='<column>'."
+        )
+
+
+@lru_cache(maxsize=8)
+def _species_in(vocabulary: Vocabulary) -> frozenset[str]:
+    """Every species whose Ensembl IDs the vocabulary has; several if it was extended."""
+    prefixes = {re.sub(r"\d+$", "", one): one for one in vocabulary.ensembl_ids.tolist()}
+    return frozenset(found for one in prefixes.values() if is_ensembl(one) and (found := species_of([one])))
+
+
 def _too_few(genes: GeneMap, var: pd.DataFrame, gene_ids: str | None) -> str:
-    looked = _where(genes.column) if gene_ids else "the index and the usual columns of adata.var"
+    looked = where_genes(genes.column) if gene_ids else "the index and the usual columns of adata.var"
     examples = ", ".join(repr(str(name)) for name in genes.names[:3])
     names = pd.Series(genes.names)
     if names.str.fullmatch(r"\d+").mean() > 0.5:
@@ -136,5 +163,6 @@ def _too_few(genes: GeneMap, var: pd.DataFrame, gene_ids: str | None) -> str:
     )
 
 
-def _where(column: str) -> str:
+def where_genes(column: str) -> str:
+    """A column of genes as a user would write it."""
     return "adata.var_names" if column == INDEX else f"adata.var[{column!r}]"
