@@ -95,8 +95,8 @@ class Run:
         held = {"lora": self.recipe.lora, "freeze_embeddings": self.recipe.freeze_embeddings}
         if self.n_tokens > self.bert.config.vocab_size and (name := next((n for n, v in held.items() if v), None)):
             raise DataError(
-                f"add_cls=True adds a token that is to be learned, and {name}={held[name]} leaves all embeddings as "
-                "they are. Leave one of the two out."
+                f"add_cls=True or previous_layer= adds a token that is to be learned, and {name}={held[name]} leaves "
+                "all embeddings as they are. Leave one of the two out."
             )
 
     def _adapted(self, bert: BertModel) -> BertModel:
