@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from scgeneformer._engine.ranking import RankValue
 from scgeneformer._engine.two_time_points import TwoTimePoints
-from scgeneformer._errors import ModelError
+from scgeneformer._engine.value_bins import ValueBinned
+from scgeneformer._errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
 class Encoding(Protocol):
     """One way to encode cells; its fields are its settings, stored with the vocabulary.
 
-    It reads the counts of cells at `n_times` time points; where that is 1, `previous` is always None.
+    It reads the counts of cells at `n_times` time points; where that is 1, `previous` is always None. Where the position of
+    a token is not its place in the cell, `n_positions` says how many there are.
     """
 
     name: ClassVar[str]
     n_times: ClassVar[int]
+
+    @property
+    def n_positions(self) -> int | None:
+        """Positions that the model must have, whatever the input size; None: as many as tokens."""
 
     def encode(
         self,
@@ -38,7 +44,7 @@ class Encoding(Protocol):
         """Tokens of some cells, and the known genes of each before truncation, as :func:`rank_value_encode`."""
 
 
-ENCODINGS: dict[str, type[Encoding]] = {one.name: one for one in (RankValue, TwoTimePoints)}
+ENCODINGS: dict[str, type[Encoding]] = {one.name: one for one in (RankValue, TwoTimePoints, ValueBinned)}
 
 
 def encoding_to_dict(encoding: Encoding) -> dict[str, Any]:
@@ -61,3 +67,27 @@ def encoding_from_dict(stored: Mapping[str, Any]) -> Encoding:
     if unknown := sorted(set(settings) - known):
         raise ModelError(f"The encoding {name!r} has no setting {unknown[0]!r}.")
     return ENCODINGS[name](**settings)
+
+
+def check_ranked(vocabulary: Vocabulary, function: str, remedy: str) -> None:
+    """Refuse what makes sense only where the position of a gene is its rank.
+
+    Parameters
+    ----------
+    vocabulary
+        Of the model.
+    function
+        What was called, as a user writes it.
+    remedy
+        A sentence that says what to do instead.
+
+    Raises
+    ------
+    DataError
+        If positions mean something else.
+    """
+    if vocabulary.encoding.n_positions is not None:
+        raise DataError(
+            f"{function} works on the order of a cell's genes, and the model reads the encoding "
+            f"{vocabulary.encoding.name!r}, in which the position of a gene is the bin of its value. {remedy}"
+        )

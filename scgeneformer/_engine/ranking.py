@@ -31,7 +31,7 @@ RADIX_BITS = 11
 BUCKETS = 1 << RADIX_BITS
 COARSE_MAX = BUCKETS * BUCKETS - 1  # 22 bits: 6 of exponent, 16 of mantissa
 COARSE_ZERO = (127 - 20) << 16  # exponent and mantissa of 2**-20, below any count / median that occurs
-_ONE_AT_A_TIME = threading.Lock()  # some of numba's threading layers abort if two threads enter at once
+ONE_AT_A_TIME = threading.Lock()  # some of numba's threading layers abort if two threads enter at once
 CELLS_PER_TASK = 64  # rows that share one scratch buffer
 
 
@@ -41,6 +41,7 @@ class RankValue:
 
     name: ClassVar[str] = "rank-value"
     n_times: ClassVar[int] = 1
+    n_positions: ClassVar[int | None] = None
 
     def encode(
         self,
@@ -75,7 +76,7 @@ def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: V
         Number of known genes with a count in each cell before truncation, (n_cells,) int32.
     """
     medians = np.where(gene_tokens >= 0, vocabulary.median_of_token[gene_tokens], np.nan)
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         n_genes = _count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
     lead, trail = vocabulary.n_lead, vocabulary.n_trail
     kept = np.minimum(n_genes, vocabulary.max_genes)
@@ -86,7 +87,7 @@ def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: V
         ids[offsets[:-1][filled]] = vocabulary.cls_token
     if trail:
         ids[offsets[1:][filled] - 1] = vocabulary.eos_token
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         _rank_rows(
             counts.data, counts.indices, counts.indptr, gene_tokens, medians, offsets[:-1] + lead, kept, n_genes, ids
         )

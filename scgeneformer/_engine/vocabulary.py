@@ -118,6 +118,11 @@ class Vocabulary:
             slots[self.sep_token] = LAST
         return slots
 
+    @property
+    def n_positions(self) -> int:
+        """Position embeddings that a model of this vocabulary has at least."""
+        return self.encoding.n_positions or self.input_size
+
     @cached_property
     def median_of_token(self) -> np.ndarray:
         """Median by token, (n_tokens,) float64, NaN for special tokens."""

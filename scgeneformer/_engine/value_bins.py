@@ -1,0 +1,187 @@
+"""Value bins: the genes of a cell in any order, each with the bin of its value (scGPT, Cui et al. 2024).
+
+The non-zero values of a cell are divided at their own quantiles into ``n_bins - 1`` bins, 1 and up; bin 0 is the value
+zero. scGPT (`binning` in its preprocess.py) does so after dividing by the total of the cell and log1p, and neither changes
+which quantiles a value lies between: only the order of the values matters. With n values, ``m = n_bins - 1`` quantiles
+``j (n - 1) / (m - 1)``, j = 0 ... m - 1, interpolated between neighbors, and a value x of which `below` values are smaller
+and `upto` values are not larger,
+
+- ``first = ceil(below (m - 1) / (n - 1)) + 1``: one more than the quantiles below x,
+- ``last = floor((upto - 1) (m - 1) / (n - 1)) + 1``: the quantiles up to x.
+
+Distinct values are in bin `last`. Where several quantiles equal x, as they do where many genes have one count, scGPT draws
+the bin of every gene at random from `first` to `last` (``side="both"`` of its `_digitize`). Here it is the middle of them,
+the mean of those draws rounded up to a whole bin, so that equal values are in one bin and a cell is the same each time.
+
+The position of a token is its bin, so that the position embeddings of a BERT are embeddings of bins, and nothing else of the
+model has to be changed: gene embedding + bin embedding. The position `n_bins` is that of special tokens, `n_bins + 1` that
+of a value which is masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
+
+import numba as nb
+import numpy as np
+
+from scgeneformer._engine.ranking import CELLS_PER_TASK, ONE_AT_A_TIME, RankValue, rank_value_encode
+from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._errors import ModelError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from scgeneformer._engine.vocabulary import Vocabulary
+
+MOST_BINS = 2**16 - 2  # positions are stored as uint16
+
+
+@dataclass(frozen=True)
+class ValueBinned:
+    """The genes of a cell, each with the bin of its value as position (Cui et al. 2024).
+
+    Parameters
+    ----------
+    n_bins
+        Bins, that of the value zero included.
+    zeros
+        Whether genes of the data that have no count in the cell are read as well, in bin 0.
+
+    Raises
+    ------
+    ModelError
+        If there are less than three bins or more than 65,534.
+    """
+
+    name: ClassVar[str] = "value-binned"
+    n_times: ClassVar[int] = 1
+
+    n_bins: int = 51
+    zeros: bool = False
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.n_bins, int) and not isinstance(self.n_bins, bool)
+        if not whole or not 3 <= self.n_bins <= MOST_BINS:
+            raise ModelError(f"n_bins={self.n_bins!r} must be a whole number from 3 to {MOST_BINS:,}.")
+        if not isinstance(self.zeros, bool):
+            raise ModelError(f"zeros={self.zeros!r} must be True or False.")
+
+    @property
+    def n_positions(self) -> int:
+        """Positions: the bins, that of special tokens, and that of masked values."""
+        return self.n_bins + 2
+
+    @property
+    def special_position(self) -> int:
+        """Position of special tokens."""
+        return self.n_bins
+
+    @property
+    def mask_position(self) -> int:
+        """Position of a gene whose value is masked."""
+        return self.n_bins + 1
+
+    def encode(
+        self,
+        counts: csr_matrix,
+        gene_tokens: np.ndarray,
+        vocabulary: Vocabulary,
+        previous: csr_matrix | None = None,
+    ) -> tuple[Tokens, np.ndarray]:
+        """Genes in descending order of value, ties by token, zeros behind all; positions are their bins.
+
+        The order means nothing to the model. If not all fit, those with the highest values stay, where scGPT draws some at
+        random; the bins are those of all genes of the cell that the model knows. Medians are not used.
+
+        Parameters
+        ----------
+        counts, gene_tokens, vocabulary
+            As in :func:`ranking.rank_value_encode`.
+        previous
+            Not used.
+
+        Returns
+        -------
+        tokens
+            One sequence per cell, special tokens included, with positions uint8 (uint16 from 255 bins on); cells without
+            a count of a known gene are empty.
+        n_genes
+            Known genes with a count in each cell, (n_cells,) int32.
+        """
+        expressed, n_genes = rank_value_encode(counts, gene_tokens, _by_value(vocabulary))
+        known = np.sort(gene_tokens[gene_tokens >= 0])
+        fit = np.minimum(len(known) if self.zeros else n_genes, vocabulary.max_genes)
+        kept = np.where(n_genes > 0, fit, 0)
+        lead, trail = vocabulary.n_lead, vocabulary.n_trail
+        offsets = offsets_of(np.where(kept > 0, kept + lead + trail, 0))
+        ids = np.empty(offsets[-1], dtype=np.int32)
+        positions = np.full(offsets[-1], self.special_position, np.uint8 if self.n_positions <= 2**8 else np.uint16)
+        filled = kept > 0
+        if lead:
+            ids[offsets[:-1][filled]] = vocabulary.cls_token
+        if trail:
+            ids[offsets[1:][filled] - 1] = vocabulary.eos_token
+        with ONE_AT_A_TIME:
+            _bin_rows(
+                *(counts.data, counts.indices, counts.indptr, gene_tokens, known, vocabulary.n_tokens),
+                *(expressed.ids, expressed.offsets, self.n_bins - 1, offsets[:-1] + lead, kept, ids, positions),
+            )
+        return Tokens(ids, offsets, positions), n_genes
+
+
+@lru_cache(maxsize=4)
+def _by_value(vocabulary: Vocabulary) -> Vocabulary:
+    """A vocabulary by which :func:`rank_value_encode` orders all genes of a cell by value alone."""
+    ones = np.ones(len(vocabulary.tokens))
+    return replace(vocabulary, medians=ones, special={}, input_size=vocabulary.n_tokens, encoding=RankValue())
+
+
+@nb.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def _bin_rows(
+    data, indices, indptr, gene_tokens, known, n_tokens, ranked, offsets, m, starts, kept, ids, positions
+):  # pragma: no cover  compiled
+    """Put tokens and bins of each cell in their places; `ranked` and `offsets` are the genes in order of value."""
+    n_cells = len(kept)
+    for task in nb.prange((n_cells + CELLS_PER_TASK - 1) // CELLS_PER_TASK):
+        values = np.zeros(n_tokens, data.dtype)  # of each token in the cell
+        for cell in range(task * CELLS_PER_TASK, min(n_cells, (task + 1) * CELLS_PER_TASK)):
+            if kept[cell] == 0:
+                continue
+            for i in range(indptr[cell], indptr[cell + 1]):
+                token = gene_tokens[indices[i]]
+                if token >= 0:
+                    values[token] = data[i]
+            genes = ranked[offsets[cell] : offsets[cell + 1]]
+            n, out = len(genes), starts[cell]
+            start = 0
+            while start < min(n, kept[cell]):
+                stop = start + 1
+                while stop < n and values[genes[stop]] == values[genes[start]]:
+                    stop += 1
+                bin_ = _middle_bin(n - stop, n - start, n, m)
+                for k in range(start, min(stop, kept[cell])):
+                    ids[out + k] = genes[k]
+                    positions[out + k] = bin_
+                start = stop
+            k, place = n, 0
+            while k < kept[cell]:  # room for genes without a count
+                if not values[known[place]] > 0:
+                    ids[out + k] = known[place]
+                    positions[out + k] = 0
+                    k += 1
+                place += 1
+            for token in genes:
+                values[token] = 0
+
+
+@nb.njit(cache=True, nogil=True)
+def _middle_bin(below, upto, n, m):  # pragma: no cover  compiled
+    """Bin of a value, see the module."""
+    if n == 1:
+        return (m + 2) // 2  # all quantiles are this value: the middle of 1 ... m
+    last = (upto - 1) * (m - 1) // (n - 1) + 1
+    first = min((below * (m - 1) + n - 2) // (n - 1) + 1, last)
+    return (first + last + 1) // 2
