@@ -1,21 +1,21 @@
 """Value bins: the genes of a cell in any order, each with the bin of its value (scGPT, Cui et al. 2024).
 
 The non-zero values of a cell are divided at their own quantiles into ``n_bins - 1`` bins, 1 and up; bin 0 is the value
-zero. scGPT (`binning` in its preprocess.py) does so after dividing by the total of the cell and log1p, and neither changes
-which quantiles a value lies between: only the order of the values matters. With n values, ``m = n_bins - 1`` quantiles
-``j (n - 1) / (m - 1)``, j = 0 ... m - 1, interpolated between neighbors, and a value x of which `below` values are smaller
-and `upto` values are not larger,
+zero. scGPT (`binning` in its preprocess.py) may do so after dividing by the total of the cell and log1p, but neither
+changes which quantiles a value lies between: only the order of the values matters. Of n values in order, numbered from 0,
+there are ``m = n_bins - 1`` quantiles, at ``j (n - 1) / (m - 1)`` for j = 0 ... m - 1, interpolated between neighbors. For
+a value x, of which `below` values are smaller and `upto` values are not larger,
 
 - ``first = ceil(below (m - 1) / (n - 1)) + 1``: one more than the quantiles below x,
 - ``last = floor((upto - 1) (m - 1) / (n - 1)) + 1``: the quantiles up to x.
 
-Distinct values are in bin `last`. Where several quantiles equal x, as they do where many genes have one count, scGPT draws
-the bin of every gene at random from `first` to `last` (``side="both"`` of its `_digitize`). Here it is the middle of them,
-the mean of those draws rounded up to a whole bin, so that equal values are in one bin and a cell is the same each time.
+If at most one quantile is x, its bin is `last`. Where several are, as where many genes have the same count, scGPT draws
+the bin of every gene at random from `first` to `last` (``side="both"`` of its `_digitize`). Here it is the middle of
+them, the mean of those draws rounded up to a whole bin: equal values are in one bin, and a cell is the same each time.
 
-The position of a token is its bin, so that the position embeddings of a BERT are embeddings of bins, and nothing else of the
-model has to be changed: gene embedding + bin embedding. The position `n_bins` is that of special tokens, `n_bins + 1` that
-of a value which is masked.
+The position of a token is its bin, so that the position embeddings of a BERT are embeddings of bins, and nothing else of
+the model has to be changed: gene embedding + bin embedding. The position `n_bins` is that of special tokens,
+`n_bins + 1` that of a value which is masked.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class ValueBinned:
     ) -> tuple[Tokens, np.ndarray]:
         """Genes in descending order of value, ties by token, zeros behind all; positions are their bins.
 
-        The order means nothing to the model. If not all fit, those with the highest values stay, where scGPT draws some at
-        random; the bins are those of all genes of the cell that the model knows. Medians are not used.
+        The order means nothing to the model. If not all fit, those with the highest values stay, where scGPT draws some
+        at random; the bins are those among all genes of the cell that the model knows. Medians are not used.
 
         Parameters
         ----------
@@ -106,8 +106,8 @@ class ValueBinned:
         Returns
         -------
         tokens
-            One sequence per cell, special tokens included, with positions uint8 (uint16 from 255 bins on); cells without
-            a count of a known gene are empty.
+            One sequence per cell, special tokens included, with positions uint8 (uint16 from 255 bins on); cells
+            without a count of a known gene are empty.
         n_genes
             Known genes with a count in each cell, (n_cells,) int32.
         """
