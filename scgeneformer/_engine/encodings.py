@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Encoding(Protocol):
     """One way to encode cells; its fields are its settings, stored with the vocabulary.
 
-    It reads the counts of cells at `n_times` time points; where that is 1, `previous` is always None. Where the position
-    of a token is not its place in the cell, `n_positions` says how many there are.
+    It reads the counts of cells at `n_times` time points; where that is 1, `previous` is always None. Where the
+    position of a token is not its place in the cell, `n_positions` says how many there are.
     """
 
     name: ClassVar[str]

@@ -2,9 +2,9 @@
 
 The non-zero values of a cell are divided at their own quantiles into ``n_bins - 1`` bins, 1 and up; bin 0 is the value
 zero. scGPT (`binning` in its preprocess.py) may do so after dividing by the total of the cell and log1p, but neither
-changes which quantiles a value lies between: only the order of the values matters. Of n values in order, numbered from 0,
-there are ``m = n_bins - 1`` quantiles, at ``j (n - 1) / (m - 1)`` for j = 0 ... m - 1, interpolated between neighbors. For
-a value x, of which `below` values are smaller and `upto` values are not larger,
+changes which quantiles a value lies between: only the order of the values matters. Of n values in order, numbered from
+0, there are ``m = n_bins - 1`` quantiles, at ``j (n - 1) / (m - 1)`` for j = 0 ... m - 1, interpolated between
+neighbors. For a value x, than which `below` values are smaller and `upto` values are not larger,
 
 - ``first = ceil(below (m - 1) / (n - 1)) + 1``: one more than the quantiles below x,
 - ``last = floor((upto - 1) (m - 1) / (n - 1)) + 1``: the quantiles up to x.
@@ -13,8 +13,8 @@ If at most one quantile is x, its bin is `last`. Where several are, as where man
 the bin of every gene at random from `first` to `last` (``side="both"`` of its `_digitize`). Here it is the middle of
 them, the mean of those draws rounded up to a whole bin: equal values are in one bin, and a cell is the same each time.
 
-The position of a token is its bin, so that the position embeddings of a BERT are embeddings of bins, and nothing else of
-the model has to be changed: gene embedding + bin embedding. The position `n_bins` is that of special tokens,
+The position of a token is its bin, so that the position embeddings of a BERT are embeddings of bins, and nothing else
+of the model has to be changed: gene embedding + bin embedding. The position `n_bins` is that of special tokens,
 `n_bins + 1` that of a value which is masked.
 """
 
