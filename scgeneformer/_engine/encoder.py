@@ -13,7 +13,7 @@ from scgeneformer._errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from transformers import BertModel
+    from transformers import BertConfig, BertModel
 
     from scgeneformer._engine.packing import Packed
 
@@ -45,6 +45,20 @@ def hidden_states(bert: BertModel, packed: Packed, layers: Iterable[int]) -> dic
         if depth in wanted:
             states[depth] = hidden[0]
     return states
+
+
+def new_bert(config: BertConfig) -> BertModel:
+    """Stock encoder of random weights with packed attention.
+
+    Where the config says ``embedding_norm=False``, which transformers does not know, the sum of the embeddings has no
+    layer norm, as in scGPT.
+    """
+    from transformers import BertModel
+
+    bert = BertModel(config, add_pooling_layer=False)
+    if not getattr(config, "embedding_norm", True):
+        bert.embeddings.LayerNorm = torch.nn.Identity()
+    return use_packed_attention(bert)
 
 
 def use_packed_attention(bert: BertModel) -> BertModel:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import new_bert
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -131,6 +131,4 @@ def _config(like: BertConfig, **changes: Any) -> BertConfig:
 
 
 def _new(config: BertConfig) -> BertModel:
-    from transformers import BertModel
-
-    return use_packed_attention(BertModel(config, add_pooling_layer=False).float())
+    return new_bert(config).float()

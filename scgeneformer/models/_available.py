@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scgeneformer.models import _hub, _registry
-from scgeneformer.models._files import CONFIG_FILE, find_weights
+from scgeneformer.models._geneformer import CONFIG_FILE, find_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

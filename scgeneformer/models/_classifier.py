@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from scgeneformer._errors import ModelError
-from scgeneformer.models._config import read_config
 from scgeneformer.models._file_tensors import file_tensors
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def _read(model: Model) -> Classifier:
 
     if model.files is None:
         raise ModelError(f"{model.name} was built in memory, without a head. Take a classifier from its files.")
-    config, tensors = read_config(model.files.config), file_tensors(model)
+    config, tensors = model.files.layout.read_config(model.files.config), file_tensors(model)
     if missing := [name for name in ("classifier.weight", "classifier.bias") if name not in tensors]:
         raise ModelError(
             f"{model.name} is no classifier: {model.files.weights} has no {missing[0]}. Train one with "

@@ -31,11 +31,10 @@ def read_config(path: Path) -> dict:
     return config
 
 
-def bert_config(path: Path) -> BertConfig:
-    """Build the transformers config of the encoder."""
+def bert_config(config: dict, path: Path) -> BertConfig:
+    """Build the transformers config of the encoder from the entries that were read from a file."""
     from transformers import BertConfig
 
-    config = read_config(path)
     try:
         built = BertConfig.from_dict(config)
         if built.hidden_size % built.num_attention_heads:

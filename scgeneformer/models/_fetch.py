@@ -9,7 +9,13 @@ from pathlib import Path
 from scgeneformer._engine.dictionaries import KINDS
 from scgeneformer._errors import ModelNotFoundError
 from scgeneformer.models import _hub, _registry
-from scgeneformer.models._files import CONFIG_FILE, VOCABULARY_FILES, WEIGHT_FILES, find_weights, has_vocabulary
+from scgeneformer.models._geneformer import (
+    CONFIG_FILE,
+    VOCABULARY_FILES,
+    WEIGHT_FILES,
+    find_weights,
+    has_vocabulary,
+)
 from scgeneformer.models._source import HubPlace, parse
 
 

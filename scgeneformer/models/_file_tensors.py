@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from scgeneformer._errors import ModelError
 from scgeneformer.models._checksum import sha256
-from scgeneformer.models._weights import read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -24,4 +23,4 @@ def check_file(model: Model) -> None:
 def file_tensors(model: Model) -> dict[str, torch.Tensor]:
     """Tensors by name, views of the mapped file: copy what is to stay."""
     check_file(model)
-    return read_tensors(model.files.weights)  # type: ignore[union-attr]
+    return model.files.layout.read_tensors(model.files.weights)  # type: ignore[union-attr]

@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scgeneformer._engine.dictionaries import KINDS, find_dictionaries
-from scgeneformer._engine.vocabulary import ALIASES_FILE, GENES_FILE, META_FILE
 from scgeneformer._errors import ModelError
 from scgeneformer.models._checksum import Stamp, stamp
+from scgeneformer.models._layouts import Layout, layout_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-CONFIG_FILE = "config.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
-VOCABULARY_FILES = (GENES_FILE, META_FILE, ALIASES_FILE)
 
 
 @dataclass(frozen=True)
@@ -32,6 +27,8 @@ class Files:
         The weight file.
     vocabulary
         Directory of the vocabulary.
+    layout
+        How they are laid out.
     """
 
     name: str
@@ -40,44 +37,25 @@ class Files:
     folder: Path
     weights: Path
     vocabulary: Path
+    layout: Layout
 
     @property
     def config(self) -> Path:
         """The config file."""
-        return self.folder / CONFIG_FILE
+        return self.folder / self.layout.CONFIG_FILE
 
     def state(self) -> tuple[Stamp, ...]:
         """State of all files: another one means that the model must be read again."""
-        return (stamp(self.config), stamp(self.weights), *vocabulary_state(self.vocabulary))
-
-
-def has_genes(folder: Path) -> bool:
-    """Whether `folder` holds a vocabulary in our own form."""
-    return (folder / GENES_FILE).is_file()
-
-
-def has_vocabulary(folder: Path) -> bool:
-    """Whether `folder` holds a vocabulary, in our form or as the reference's pickles."""
-    return has_genes(folder) or any(folder.glob(f"{KINDS[0]}*.pkl"))
-
-
-def find_weights(folder: Path) -> Path | None:
-    """Return the weight file in `folder`, or None."""
-    return next((path for name in WEIGHT_FILES if (path := folder / name).is_file()), None)
+        return (stamp(self.config), stamp(self.weights), *vocabulary_state(self.layout, self.vocabulary))
 
 
 def find_files(folder: Path, name: str, source: str, revision: str, vocabulary: Path) -> Files:
     """Find the files of the model in `folder`, whose vocabulary is in `vocabulary`."""
-    check_config(folder)
-    if (weights := find_weights(folder)) is None:
-        raise ModelError(f"{folder} has no weights: neither {' nor '.join(WEIGHT_FILES)}.")
-    return Files(name, source, revision, folder, weights, vocabulary)
-
-
-def check_config(folder: Path) -> None:
-    """Refuse a folder that is no model directory."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise ModelError(f"{folder} is not a model directory: it has no {CONFIG_FILE}.")
+    layout = layout_of(folder)
+    weights = next((path for file in layout.WEIGHT_FILES if (path := folder / file).is_file()), None)
+    if weights is None:
+        raise ModelError(f"{folder} has no weights: {_lack(' nor '.join(layout.WEIGHT_FILES))}.")
+    return Files(name, source, revision, folder, weights, vocabulary, layout)
 
 
 def find_vocabulary(folder: Path, dictionaries: Path | None, fallback: Path | None) -> Path:
@@ -92,22 +70,24 @@ def find_vocabulary(folder: Path, dictionaries: Path | None, fallback: Path | No
     fallback
         Where it is if not in `folder`.
     """
-    check_config(folder)
-    if dictionaries is not None and not has_vocabulary(dictionaries):
-        raise ModelError(
-            f"dictionaries={str(dictionaries)!r} holds no vocabulary: neither {KINDS[0]}*.pkl nor {GENES_FILE}."
-        )
+    layout = layout_of(folder)
+    if dictionaries is not None and not layout.has_vocabulary(dictionaries):
+        raise ModelError(f"dictionaries={str(dictionaries)!r} holds no vocabulary: {_lack(layout.VOCABULARY)}.")
     places = [dictionaries] if dictionaries is not None else [folder, fallback]
-    found = next((place for place in places if place is not None and has_vocabulary(place)), None)
+    found = next((place for place in places if place is not None and layout.has_vocabulary(place)), None)
     if found is None:
         raise ModelError(
-            f"{folder} has no vocabulary beside its config: neither {GENES_FILE} nor the reference's pickles "
-            f"({KINDS[0]}*.pkl, {KINDS[1]}*.pkl). Name the folder that holds those of this model: dictionaries=..."
+            f"{folder} has no vocabulary beside its config: {_lack(layout.VOCABULARY)}. Name the folder that holds "
+            "that of this model: dictionaries=..."
         )
     return found
 
 
-def vocabulary_state(folder: Path) -> tuple[Stamp, ...]:
+def vocabulary_state(layout: Layout, folder: Path) -> tuple[Stamp, ...]:
     """State of the files of a vocabulary."""
-    ours = [path for name in VOCABULARY_FILES if (path := folder / name).exists()]
-    return tuple(stamp(path) for path in (ours if has_genes(folder) else find_dictionaries(folder).values()))
+    return tuple(stamp(path) for path in layout.vocabulary_files(folder))
+
+
+def _lack(names: str) -> str:
+    """Say that one of several names is absent ("neither a nor b"), or the only one ("no a")."""
+    return f"neither {names}" if " nor " in names else f"no {names}"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scgeneformer.models._fetch import Download, fetch_model
-from scgeneformer.models._files import CONFIG_FILE, Files, find_files, find_vocabulary
+from scgeneformer.models._files import Files, find_files, find_vocabulary
+from scgeneformer.models._layouts import layout_of
 
 if TYPE_CHECKING:
     import os
@@ -24,7 +25,7 @@ def locate_vocabulary(
 ) -> tuple[Path, Path]:
     """Find the directory of the vocabulary and the config file of a model, without its weights."""
     found = fetch_model(model, with_vocabulary=dictionaries is None, with_weights=False)
-    return _vocabulary(found, dictionaries), found.folder / CONFIG_FILE
+    return _vocabulary(found, dictionaries), found.folder / layout_of(found.folder).CONFIG_FILE
 
 
 def _vocabulary(found: Download, dictionaries: str | os.PathLike[str] | None) -> Path:

@@ -9,7 +9,7 @@ from scgeneformer.models._checksum import sha256
 from scgeneformer.models._config import bert_config
 from scgeneformer.models._model import Model
 from scgeneformer.models._vocabulary import get_vocabulary
-from scgeneformer.models._weights import build_bert, read_tensors
+from scgeneformer.models._weights import build_bert
 
 if TYPE_CHECKING:
     import torch
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 def read_model(files: Files, device: torch.device, dtype: torch.dtype) -> Model:
     """Read a model from disk; vocabulary, config and weights are checked against each other."""
     vocabulary = get_vocabulary(files.vocabulary, files.config)
-    config = bert_config(files.config)
+    config = bert_config(files.layout.read_config(files.config), files.config)
     return Model(
         name=files.name,
         source=files.source,
         revision=files.revision,
         checksum=sha256(files.weights),
         vocabulary=vocabulary,
-        bert=build_bert(config, read_tensors(files.weights), device, dtype, str(files.weights)),
+        bert=build_bert(config, files.layout.read_tensors(files.weights), device, dtype, str(files.weights)),
         device=device,
         dtype=dtype,
         folder=files.folder,

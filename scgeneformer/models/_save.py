@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scgeneformer._engine.vocabulary import ALIASES_FILE, GENES_FILE, META_FILE, write_vocabulary
 from scgeneformer._errors import ModelError
 from scgeneformer.models._file_tensors import check_file, file_tensors
-from scgeneformer.models._files import CONFIG_FILE, WEIGHT_FILES
+from scgeneformer.models._geneformer import CONFIG_FILE, WEIGHT_FILES
 from scgeneformer.models._load import load
 from scgeneformer.models._model import Model, ModelLike
 
@@ -106,7 +106,7 @@ def _write(model: Model, folder: Path) -> None:
         config = model.bert.config.to_dict()
     else:
         _copy_weights(model, folder)
-        config = json.loads(model.files.config.read_text(encoding="utf-8"))
+        config = model.files.layout.read_config(model.files.config)
         for name in (CARD_FILE, METRICS_FILE):
             if (model.files.folder / name).is_file():
                 shutil.copyfile(model.files.folder / name, folder / name)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scgeneformer._engine.vocabulary import write_vocabulary
 from scgeneformer._json import to_json
-from scgeneformer.models._files import CONFIG_FILE
+from scgeneformer.models._geneformer import CONFIG_FILE
 from scgeneformer.models._save import CARD_FILE, METRICS_FILE, write_tensors, written_beside
 
 if TYPE_CHECKING:

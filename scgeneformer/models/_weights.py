@@ -80,12 +80,11 @@ def build_bert(
         Where the weights are from, named in errors.
     """
     import torch
-    from transformers import BertModel
 
-    from scgeneformer._engine.encoder import use_packed_attention
+    from scgeneformer._engine.encoder import new_bert
 
     with torch.device("meta"):
-        bert = BertModel(config, add_pooling_layer=False)
+        bert = new_bert(config)
     own = _encoder_tensors(tensors)
     _check(own, bert.state_dict(), origin)
     bert.load_state_dict(
@@ -95,7 +94,7 @@ def build_bert(
         if (buffer := getattr(bert.embeddings, name, None)) is not None:
             like = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
             bert.embeddings.register_buffer(name, make(like), persistent=False)
-    return use_packed_attention(bert.eval().requires_grad_(False))
+    return bert.eval().requires_grad_(False)
 
 
 def _encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scgeneformer import models
-from scgeneformer.models import _cache, _read, _weights
+from scgeneformer.models import _cache, _geneformer, _weights
 
 from .conftest import config, write_pickles, write_weights
 
@@ -99,7 +99,7 @@ def test_a_failed_load_leaves_nothing_behind_and_can_be_repeated(checkpoint, mon
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(_read, "read_tensors", fail)
+        patch.setattr(_geneformer, "read_tensors", fail)
         with pytest.raises(MemoryError):
             models.load(checkpoint, device="cpu")
     assert models.cache_info().empty
