@@ -79,6 +79,9 @@ class TokenDataset(Dataset):
         """Where the genes with a label of each cell start among all such genes, and the end, (n_cells + 1,) int64."""
         return offsets_of(self.labels[self.ids] != IGNORED)[self.offsets]
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before each pass over the cells; nothing here depends on it."""
+
     def take(self, cells: np.ndarray) -> TokenDataset:
         """The given cells in the given order, as a copy."""
         some = Tokens(self.ids, self.offsets, self.positions).take(cells)
@@ -104,6 +107,12 @@ class TokenDataset(Dataset):
         for start in range(0, len(self), size):
             some = whole.slice(start, min(start + size, len(self)))
             yield start, replace(some, ids=some.ids.astype(np.int32))
+
+
+def joined(parts: list[TokenDataset]) -> TokenDataset:
+    """The cells of several data sets with labels of cells, one behind the other."""
+    tokens = concatenate([Tokens(part.ids, part.offsets, part.positions) for part in parts], parts[0].ids.dtype.type)
+    return TokenDataset(tokens.ids, tokens.offsets, np.concatenate([part.labels for part in parts]), tokens.positions)
 
 
 def containing(blocks: Iterable[tuple[int, Tokens]], wanted: np.ndarray, n_cells: int) -> np.ndarray:

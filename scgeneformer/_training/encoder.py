@@ -49,11 +49,10 @@ def copy_encoder(
         If there are not so many blocks.
     """
     changes = {"num_hidden_layers": _kept(bert, num_layers), "vocab_size": n_tokens, **_dropout(dropout)}
-    config = _config(bert.config, **{name: value for name, value in changes.items() if value is not None})
-    fresh = _new(config)
+    fresh = new_encoder(bert.config, **{name: value for name, value in changes.items() if value is not None})
     weights = {name: tensor.float() for name, tensor in bert.state_dict().items()}
     words = weights[name := "embeddings.word_embeddings.weight"]
-    added = words.mean(dim=0, keepdim=True).expand(config.vocab_size - len(words), -1)
+    added = words.mean(dim=0, keepdim=True).expand(fresh.config.vocab_size - len(words), -1)
     weights[name] = torch.cat([words, added])
     fresh.load_state_dict({name: weights[name] for name in fresh.state_dict()})
     return fresh
@@ -99,7 +98,7 @@ def random_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return _new(_config(like, **{**changes, **_dropout(dropout), "vocab_size": n_tokens}))
+            return new_encoder(like, **{**changes, **_dropout(dropout), "vocab_size": n_tokens})
         except Exception as error:
             raise DataError(f"config={changes}: no BERT model can be built of it: {error}") from error
 
@@ -126,9 +125,29 @@ def _dropout(dropout: float | None) -> dict[str, float]:
     return {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
 
 
-def _config(like: BertConfig, **changes: Any) -> BertConfig:
-    return type(like).from_dict(like.to_dict() | changes)
-
-
-def _new(config: BertConfig) -> BertModel:
+def new_encoder(like: BertConfig, **changes: Any) -> BertModel:
+    """Encoder whose weights are drawn, with some entries of the config changed."""
+    config = type(like).from_dict(like.to_dict() | changes)
     return new_bert(config).float()
+
+
+def default_config(vocabulary: Vocabulary, hidden_size: int = 256) -> BertConfig:
+    """Config of a model from scratch: that of Geneformer-V1-10M (Theodoris et al. 2023), of any width.
+
+    Six blocks; attention heads of width 64 and a feed-forward layer twice as wide as the model, whatever its width;
+    ReLU, dropout 0.02; as many positions as the vocabulary allows tokens per cell.
+    """
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=vocabulary.n_tokens,
+        hidden_size=hidden_size,
+        num_hidden_layers=6,
+        num_attention_heads=max(1, hidden_size // 64),
+        intermediate_size=2 * hidden_size,
+        hidden_act="relu",
+        hidden_dropout_prob=0.02,
+        attention_probs_dropout_prob=0.02,
+        max_position_embeddings=vocabulary.n_positions,
+        pad_token_id=vocabulary.special.get("<pad>", 0),
+    )

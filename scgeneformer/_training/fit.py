@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.network import Network
     from scgeneformer._training.recipe import Recipe
-    from scgeneformer._training.trainer import Predict
+    from scgeneformer._training.trainer import Measure
 
 STATE_FILE = "trainer_state.json"
 
@@ -33,7 +33,7 @@ def fit(
     folder: Path,
     train: TokenDataset,
     validation: TokenDataset | None,
-    predict: Predict,
+    measure: Measure,
     *,
     seed: int,
     device: torch.device,
@@ -55,7 +55,7 @@ def fit(
         Where checkpoints go and are looked for.
     train, validation
         Cells.
-    predict
+    measure
         As in :class:`PackedTrainer`.
     seed
         Of dropout and of the order of the cells. The random state of the caller is left as it is.
@@ -82,7 +82,7 @@ def fit(
             validates=validation is not None,
             more=arguments,
         )
-        trainer = PackedTrainer(network, recipe, ours, train, validation, predict)
+        trainer = PackedTrainer(network, recipe, ours, train, validation, measure)
         last = last_checkpoint(folder)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     network.eval().requires_grad_(False)

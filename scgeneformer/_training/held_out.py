@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from scanpy import logging as logg
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.network import Network
     from scgeneformer._training.run import Run
+    from scgeneformer._training.task import ClassTask
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
@@ -68,7 +69,7 @@ def train_once(run: Run, cells: TokenDataset, parts: np.ndarray, checkpoints: Pa
     rows = held_out[cells.units]
     logits = np.full((len(rows), sum(run.task.sizes)), np.nan, dtype=np.float32)
     if rows.any():
-        logits[rows], _ = run.task.predict(network, cells.part(held_out))
+        logits[rows], _ = cast("ClassTask", run.task).predict(network, cells.part(held_out))
     return Outcome(network, history, logits)
 
 

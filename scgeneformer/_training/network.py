@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from transformers import BertModel
 
-    from scgeneformer._engine.class_head import ClassHead
-
 
 class Network(nn.Module):
     """Hidden states of the last block, the rows that the head reads, its logits, and their loss.
@@ -28,7 +26,7 @@ class Network(nn.Module):
     bert
         The encoder, with packed attention.
     head
-        The head.
+        Gives logits (m, n_classes) of rows (m, d).
     read
         Function of the states (total, d), the batch and its targets that gives the rows the head reads, (m, d).
     sizes
@@ -37,12 +35,13 @@ class Network(nn.Module):
         Weight of each class of all tasks, (n_classes,) float32; None weighs all alike.
     """
 
+    head: Any
     accepts_loss_kwargs = True  # tells Trainer to hand on `num_items_in_batch`
 
     def __init__(
         self,
         bert: BertModel,
-        head: ClassHead,
+        head: nn.Module,
         read: Callable[[torch.Tensor, Packed, torch.Tensor | None], torch.Tensor],
         sizes: list[int],
         class_weights: torch.Tensor | None = None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from scgeneformer._training.width import slows
+
 if TYPE_CHECKING:
     from torch import nn
     from transformers import BertModel
@@ -42,7 +44,12 @@ def depth_of(name: str, n_blocks: int) -> int:
 
 
 def parameter_groups(
-    network: nn.Module, n_blocks: int, learning_rate: float, layer_decay: float, weight_decay: float
+    network: nn.Module,
+    n_blocks: int,
+    learning_rate: float,
+    layer_decay: float,
+    weight_decay: float,
+    times_wider: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Weights to be trained, in groups of one learning rate and weight decay.
 
@@ -61,16 +68,20 @@ def parameter_groups(
         Factor from each block to the one before; 1 trains all at the same rate.
     weight_decay
         Of matrices.
+    times_wider
+        How many times as wide as the network is for which the rates were found: weights of :func:`width.slows` are
+        trained so many times slower, and their weight decay, which is multiplied by the rate, is so many times larger.
     """
-    groups: dict[tuple[int, bool], list] = {}
+    groups: dict[tuple[int, bool, float], list] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((depth_of(name, n_blocks), parameter.ndim > 1), []).append(parameter)
+            slower = times_wider if slows(name, parameter) else 1.0
+            groups.setdefault((depth_of(name, n_blocks), parameter.ndim > 1, slower), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": learning_rate * layer_decay ** (n_blocks + 1 - depth),
-            "weight_decay": weight_decay if decays else 0.0,
+            "lr": learning_rate * layer_decay ** (n_blocks + 1 - depth) / slower,
+            "weight_decay": weight_decay * slower if decays else 0.0,
         }
-        for (depth, decays), parameters in sorted(groups.items())
+        for (depth, decays, slower), parameters in sorted(groups.items())
     ]

@@ -1,4 +1,4 @@
-"""How a model is fine-tuned: every setting in one place, and published ones by name."""
+"""How a model is trained: every setting in one place, and published ones by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a fine-tuning run.
+    """Settings of a training.
 
     Parameters
     ----------
@@ -45,6 +45,11 @@ class Recipe:
         "pretrained", or "random": from scratch, with the model's vocabulary and config.
     config
         Entries of the BERT config to change, with ``init="random"``, such as ``{"hidden_size": 128}``.
+    base_width
+        Width (`hidden_size`) of the model for which rates and spreads were found: a model of another width is then
+        trained by the maximal update parametrisation (Yang et al. 2022), which takes them over. Only in pretraining;
+        the width of an attention head must be the same, and the feed-forward width in proportion. None trains every
+        width alike.
     positions
         False trains without position information: the rank of a gene in its cell is not told to the model.
     lora
@@ -96,6 +101,7 @@ class Recipe:
     add_cls: bool = False
     init: str = "pretrained"
     config: dict[str, Any] | None = None
+    base_width: int | None = None
     positions: bool = True
     lora: int = 0
     lora_alpha: float | None = None
@@ -151,6 +157,7 @@ SWITCHES = ("freeze_embeddings", "add_cls", "positions")
 LIMITS: dict[str, tuple[float, float, bool]] = {  # least, most, whole number; None is allowed where it is the default
     "num_layers": (1, 10_000, True),
     "frozen_layers": (0, 10_000, True),
+    "base_width": (1, 1_000_000, True),
     "lora": (0, 10_000, True),
     "lora_alpha": (1e-6, 1e6, False),
     "max_tokens": (2, 1_000_000, True),
@@ -165,6 +172,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {  # least, most, whole number; N
     "dropout": (0, 0.99, False),
     "patience": (1, 1_000_000, True),
 }
+OF_CLASSIFIERS = ("pooling", "head", "add_cls", "lora", "lora_alpha", "class_weights")
+OF_PRETRAINING = ("base_width",)
 _OPTIONAL = {field.name for field in fields(Recipe) if field.default is None}
 
 
@@ -175,6 +184,19 @@ def _check_number(name: str, value: Any, least: float, most: float, whole: bool)
     if not number or isinstance(value, bool) or not least <= value <= most:
         kind = "a whole number" if whole else "a number"
         raise DataError(f"{name}={value!r} must be {kind} from {least:g} to {most:g}.")
+
+
+def check_use(recipe: Recipe, others: tuple[str, ...], function: str) -> None:
+    """Refuse a setting of `others` that is not its default: `function` has no use for it.
+
+    Raises
+    ------
+    DataError
+        If there is one.
+    """
+    default = Recipe()
+    if used := [name for name in others if getattr(recipe, name) != getattr(default, name)]:
+        raise DataError(f"{used[0]}={getattr(recipe, used[0])!r} is no setting of {function}. Leave it out.")
 
 
 def find_recipe(recipe: str | Recipe, changes: dict[str, Any]) -> Recipe:

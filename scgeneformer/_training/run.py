@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scgeneformer._engine.class_head import ClassHead
 from scgeneformer._errors import DataError
 from scgeneformer._training.encoder import copy_encoder, random_encoder, without_positions
 from scgeneformer._training.fit import fit, same_random_state
 from scgeneformer._training.lora import add_adapters, merge_adapters
 from scgeneformer._training.network import Network
 from scgeneformer._training.optimizer import freeze
+from scgeneformer._training.width import begin_as_wide, times_wider
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import BertModel
 
-    from scgeneformer._engine.packing import Packed
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.recipe import Recipe
-
-
-class Task(Protocol):
-    """What a training is about, see `task.CellTask`."""
-
-    @property
-    def sizes(self) -> list[int]:
-        """Classes of each thing that is told."""
-
-    def read(self, states: torch.Tensor, packed: Packed, targets: torch.Tensor | None) -> torch.Tensor:
-        """Rows that the head reads, (m, d)."""
-
-    def predict(self, network: Network, cells: TokenDataset) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (m, n_classes) and labels (m, n_tasks) of a data set."""
+    from scgeneformer._training.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +103,9 @@ class Run:
     def network(self, labels: np.ndarray | None = None) -> Network:
         """The network before training; class weights, where asked for, are those of `labels` (m, n_tasks)."""
         bert, recipe = self.encoder(), self.recipe
-        config = bert.config
-        head = ClassHead(config.hidden_size, sum(self.task.sizes), recipe.head, config.hidden_dropout_prob)
-        head.initialise(config.initializer_range, self.seed)
+        head = self.task.head(bert, recipe, self.seed)
+        if recipe.init == "random":
+            begin_as_wide(bert, head, times_wider(bert.config, recipe.base_width))
         weights = None
         if recipe.class_weights is not None and labels is not None:
             weights = balanced_weights(labels, self.task.sizes)
@@ -136,7 +122,7 @@ class Run:
             folder,
             train,
             validation,
-            self.task.predict,
+            self.task.measure,
             seed=self.seed,
             device=self.device,
             half=self.half,

@@ -85,7 +85,7 @@ class SearchTrainer(PackedTrainer):
             validates=True,
             more={"save_strategy": "no", **run.arguments},
         )
-        super().__init__(run.network(train.truth), base, arguments, train, validation, run.task.predict)
+        super().__init__(run.network(train.truth), base, arguments, train, validation, run.task.measure)
         self.run_of, self.base, self.space, self.given, self.cells = run_of, base, space, run.arguments, train
         self.model_init: Any = self.begin_trial
 
@@ -100,7 +100,7 @@ class SearchTrainer(PackedTrainer):
         except DataError as error:
             logg.info(f"    trial {trial.number + 1} is given up: {error}")
             raise TrialPruned(str(error)) from error
-        self.predict_logits = run.task.predict
+        self.measure = run.task.measure
         drawn = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in trial.params.items()}
         logg.info(f"    trial {trial.number + 1}: {', '.join(f'{name}={value}' for name, value in drawn.items())}")
         return self.network

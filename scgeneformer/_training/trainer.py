@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from scanpy import logging as logg
-from sklearn.metrics import f1_score
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -19,18 +18,21 @@ from transformers import (
 )
 
 from scgeneformer._progress import progress
-from scgeneformer._training.dataset import IGNORED, TokenDataset, collate
-from scgeneformer._training.network import loss_of
+from scgeneformer._training.dataset import collate
 from scgeneformer._training.optimizer import parameter_groups
+from scgeneformer._training.width import times_wider
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import torch
+
+    from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.network import Network
     from scgeneformer._training.recipe import Recipe
 
-    Predict = Callable[[Network, TokenDataset], tuple[np.ndarray, np.ndarray]]
+    Measure = Callable[[Network, TokenDataset], dict[str, float]]
 
 
 class PackedTrainer(Trainer):
@@ -46,8 +48,8 @@ class PackedTrainer(Trainer):
         Those of transformers, see :func:`training_arguments`.
     train, validation
         Cells; without validation cells nothing is evaluated.
-    predict
-        Gives logits (m, n_classes) and labels (m, n_tasks) of a data set.
+    measure
+        Gives loss, accuracy and what else there is of a data set.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class PackedTrainer(Trainer):
         arguments: TrainingArguments,
         train: TokenDataset,
         validation: TokenDataset | None,
-        predict: Predict,
+        measure: Measure,
     ) -> None:
-        self.network, self.recipe, self.predict_logits = network, recipe, predict
-        callbacks: list[TrainerCallback] = [_Reporter(len(train))]
+        self.network, self.recipe, self.measure = network, recipe, measure
+        self.began = time.monotonic()
+        self.seconds_before: float | None = None
+        callbacks: list[TrainerCallback] = [_Reporter(len(train)), _Epochs(train)]
         if recipe.patience is not None and validation is not None:
             callbacks.append(EarlyStoppingCallback(recipe.patience))
         super().__init__(
@@ -78,8 +82,15 @@ class PackedTrainer(Trainer):
         """AdamW over the groups of :func:`parameter_groups`."""
         if self.optimizer is None:
             recipe, network = self.recipe, self.network
-            n_blocks = network.bert.config.num_hidden_layers
-            groups = parameter_groups(network, n_blocks, recipe.learning_rate, recipe.layer_decay, recipe.weight_decay)
+            config = network.bert.config
+            groups = parameter_groups(
+                network,
+                config.num_hidden_layers,
+                recipe.learning_rate,
+                recipe.layer_decay,
+                recipe.weight_decay,
+                times_wider(config, recipe.base_width),
+            )
             make, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = make(groups, **options)
         return self.optimizer
@@ -87,14 +98,20 @@ class PackedTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss, accuracy and macro F1 over all validation cells, every cell counted once, without dropout."""
+        """What the task measures over all validation cells, without dropout."""
         cells: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        logits, labels = self.predict_logits(self.network, cells)
-        found = _measures(logits, labels, self.network.sizes)
+        found = self.measure(self.network, cells)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the seconds of training so far; those before a stop are in the history of the checkpoint."""
+        if self.seconds_before is None:
+            self.seconds_before = max((entry.get("seconds", 0.0) for entry in self.state.log_history), default=0.0)
+        logs["seconds"] = round(self.seconds_before + time.monotonic() - self.began, 1)
+        super().log(logs, start_time)
 
 
 def training_arguments(
@@ -161,18 +178,15 @@ def arguments_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _measures(logits: np.ndarray, labels: np.ndarray, sizes: list[int]) -> dict[str, float]:
-    loss = float(loss_of(torch.from_numpy(logits), torch.from_numpy(labels), sizes))
-    right = counted = 0
-    f1 = []
-    for truth, part in zip(labels.T, np.split(logits, np.cumsum(sizes)[:-1], axis=1), strict=True):
-        known = truth != IGNORED
-        told, truth = part[known].argmax(axis=1), truth[known]
-        right += int((told == truth).sum())
-        counted += len(truth)
-        if len(truth):
-            f1.append(float(f1_score(truth, told, average="macro")))
-    return {"loss": loss, "accuracy": right / max(counted, 1), "macro_f1": float(np.mean(f1)) if f1 else 0.0}
+class _Epochs(TrainerCallback):
+    """Tells the training cells which epoch begins, also where a training is taken up again."""
+
+    def __init__(self, cells: TokenDataset) -> None:
+        self.cells = cells
+
+    def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """Before the first batch of the epoch is asked for."""
+        self.cells.begin_epoch(int(state.epoch or 0))
 
 
 class _Reporter(TrainerCallback):

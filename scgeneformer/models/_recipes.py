@@ -1,4 +1,4 @@
-"""List the recipes of fine-tuning known by name."""
+"""List the recipes of training known by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scgeneformer._training.recipe import Recipe, named_recipes
 
 
 def recipes() -> pd.DataFrame:
-    """List the recipes of fine-tuning that have a name, and where their settings are from.
+    """List the recipes of fine-tuning and pretraining that have a name, and where their settings are from.
 
     Returns
     -------

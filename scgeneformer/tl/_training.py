@@ -1,4 +1,4 @@
-"""What training a classifier of cells and one of genes have in common."""
+"""What training classifiers of cells and of genes, and pretraining, have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scanpy import logging as logg
 from scgeneformer import models
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._errors import DataError
-from scgeneformer._training.recipe import find_recipe
+from scgeneformer._training.recipe import OF_PRETRAINING, check_use, find_recipe
 from scgeneformer.settings import settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.network import Network
     from scgeneformer._training.recipe import Recipe
-    from scgeneformer._training.run import Run, Task
+    from scgeneformer._training.run import Run
+    from scgeneformer._training.task import Task
     from scgeneformer._training.trained import Trained
     from scgeneformer.models import Model, ModelLike
 
@@ -45,8 +46,10 @@ class Beginning:
         The pretrained model, float32 on the CPU.
     recipe
         Settings.
-    source
-        The cells as the trained model will read them.
+    vocabulary
+        That of the trained model.
+    sources
+        The cells as the trained model will read them, of each data set; classifiers have one.
     folder
         Where the trained model will be.
     device
@@ -61,7 +64,8 @@ class Beginning:
 
     model: Model
     recipe: Recipe
-    source: CellTokens
+    vocabulary: Vocabulary
+    sources: list[CellTokens]
     folder: Path
     device: torch.device
     half: str | None
@@ -69,9 +73,9 @@ class Beginning:
     seed: int
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """That of the trained model."""
-        return self.source.vocabulary
+    def source(self) -> CellTokens:
+        """The cells of the first, or only, data set."""
+        return self.sources[0]
 
     def run(self, task: Task) -> Run:
         """A training of `task` on any choice of cells."""
@@ -105,28 +109,41 @@ def begin(
     previous_layer: PreviousLayer = False,
 ) -> Beginning:
     """Load the model, find the cells, check recipe and directory; `previous_layer` is that of `open_tokens`."""
-    from scgeneformer._engine.device import resolve_device
     from scgeneformer._engine.pooling import get_pooling
     from scgeneformer._engine.two_time_points import reads_two_times
     from scgeneformer._training.encoder import with_cls
-    from scgeneformer._training.fit import mixed_precision
 
     chosen = find_recipe(recipe, changes)
-    folder = Path(default_out if out is None else out).expanduser()
-    check_out(folder, overwrite)
-    on = resolve_device(settings.device if device == "auto" else device)
+    check_use(chosen, OF_PRETRAINING, "classifiers, but of gf.tl.pretrain")
+    place = find_place(default_out if out is None else out, overwrite, device, dtype)
     loaded = models.load(model, device="cpu", dtype="float32")
     vocabulary = reads_two_times(loaded.vocabulary) if previous_layer else loaded.vocabulary
     vocabulary = with_cls(vocabulary) if chosen.add_cls else vocabulary
-    n_positions = (chosen.config or {}).get("max_position_embeddings", loaded.bert.config.max_position_embeddings)
-    limit = min(vocabulary.input_size, n_positions, chosen.max_tokens or n_positions)
-    vocabulary = replace(vocabulary, input_size=limit)
+    vocabulary = limited(vocabulary, loaded, chosen)
     get_pooling(chosen.pooling, vocabulary)
     source = open_tokens(
         adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids, previous_layer=previous_layer
     )
-    half = mixed_precision(settings.dtype if dtype == "auto" else dtype, on)
-    return Beginning(loaded, chosen, source, folder, on, half, dict(arguments or {}), seed)
+    return Beginning(loaded, chosen, vocabulary, [source], *place, dict(arguments or {}), seed)
+
+
+def find_place(
+    out: str | os.PathLike[str], overwrite: bool, device: str, dtype: str
+) -> tuple[Path, torch.device, str | None]:
+    """Folder, device and mixed precision of a training; checked."""
+    from scgeneformer._engine.device import resolve_device
+    from scgeneformer._training.fit import mixed_precision
+
+    folder = Path(out).expanduser()
+    check_out(folder, overwrite)
+    on = resolve_device(settings.device if device == "auto" else device)
+    return folder, on, mixed_precision(settings.dtype if dtype == "auto" else dtype, on)
+
+
+def limited(vocabulary: Vocabulary, model: Model, recipe: Recipe) -> Vocabulary:
+    """The vocabulary with no more tokens per cell than the trained model has positions and the recipe allows."""
+    n_positions = (recipe.config or {}).get("max_position_embeddings", model.bert.config.max_position_embeddings)
+    return replace(vocabulary, input_size=min(vocabulary.input_size, n_positions, recipe.max_tokens or n_positions))
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
@@ -146,6 +163,7 @@ def save(
     metrics: dict[str, Any],
     card: str,
     record: dict[str, Any],
+    kind: str = "fine_tuning",
 ) -> Trained:
     """Write the trained model into its directory, and forget the checkpoints.
 
@@ -161,6 +179,8 @@ def save(
         For `metrics.json` and the model card.
     record
         How it was trained, kept with the vocabulary.
+    kind
+        Under which name it is kept.
     """
     from scgeneformer._training.processes import is_first, wait_for_all
     from scgeneformer._training.trained import Trained
@@ -169,7 +189,7 @@ def save(
 
     base, vocabulary = beginning.model, beginning.vocabulary
     origin = {"base_model": base.name, "base_revision": base.revision, "base_checksum": base.checksum}
-    history = {**vocabulary.record, "fine_tuning": {**origin, **record}}
+    history = {**vocabulary.record, kind: {**(origin if base.checksum else {}), **record}}
     if network.bert.config.vocab_size != vocabulary.n_tokens:
         raise DataError("The encoder and the vocabulary that belong together have different numbers of tokens.")
     if is_first():
@@ -185,16 +205,39 @@ def labelled_cells(
     adata: AnnData, beginning: Beginning, labels: list[Labels], parts: Split
 ) -> tuple[np.ndarray, TokenDataset]:
     """Rows of the cells with a label and a part, by the name of the cell, and their tokens and labels."""
-    from scgeneformer._training.dataset import IGNORED, TokenDataset, gather
+    from scgeneformer._training.dataset import IGNORED
 
     codes = np.stack([one.codes for one in labels], axis=1)
     chosen = (codes >= 0).any(axis=1) & (parts.parts >= 0)
-    _, blocks = beginning.source.counted()
-    found = gather(blocks, chosen, beginning.vocabulary.n_tokens)
+    names = adata.obs_names.to_numpy(str)
+    return read_cells(beginning.source, names, chosen, np.where(codes < 0, IGNORED, codes), "with a label")
+
+
+def read_cells(
+    source: CellTokens, names: np.ndarray, chosen: np.ndarray, labels: np.ndarray, which: str
+) -> tuple[np.ndarray, TokenDataset]:
+    """Rows of the chosen cells that have tokens, by the name of the cell, and their tokens and labels.
+
+    Parameters
+    ----------
+    source
+        The cells.
+    names
+        Of all cells, (n_obs,).
+    chosen
+        Which of them, (n_obs,) bool.
+    labels
+        Of all cells, (n_obs, n_tasks) int64.
+    which
+        What the chosen cells are, for the log.
+    """
+    from scgeneformer._training.dataset import TokenDataset, gather
+
+    found = gather(source.counted()[1], chosen, source.vocabulary.n_tokens)
     rows = np.flatnonzero(chosen)
-    cells = TokenDataset(found.ids, found.offsets, np.where(codes < 0, IGNORED, codes)[rows], found.positions)
-    order = np.argsort(adata.obs_names.to_numpy(str)[rows], kind="stable")
+    cells = TokenDataset(found.ids, found.offsets, labels[rows], found.positions)
+    order = np.argsort(names[rows], kind="stable")
     order = order[cells.lengths[order] > 0]
     if n := len(rows) - len(order):
-        logg.warning(f"{n} of {len(rows)} cells with a label have no count of a gene that the model knows: left out")
+        logg.warning(f"{n} of {len(rows)} cells {which} have no count of a gene that the model knows: left out")
     return rows[order], cells.take(order)

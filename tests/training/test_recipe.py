@@ -1,4 +1,4 @@
-"""Settings of fine-tuning, and the published ones."""
+"""Settings of trainings, and the published ones."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ PUBLISHED = {
         "batch_size": 12,
         "learning_rate": 5e-5,
         "layer_decay": 0.65,
+        "schedule": "linear",
+        "weight_decay": 0.001,
+    },
+    "geneformer": {
+        "init": "random",
+        "epochs": 3,
+        "batch_size": 12,
+        "learning_rate": 1e-3,
         "schedule": "linear",
         "weight_decay": 0.001,
     },
