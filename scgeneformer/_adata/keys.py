@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 EMBEDDING = "X_geneformer"  # obsm, uns
 GENES = "geneformer"  # varm, uns
@@ -123,3 +124,23 @@ def truth_key(key: str) -> str:
 def evaluation_key(label: str) -> str:
     """Key of how classifiers of a label compare on cells, or genes, that they were not trained on."""
     return f"{prediction_key(label)}_evaluation"
+
+
+class PcaKeys(NamedTuple):
+    """Where principal components of a representation go, by slot."""
+
+    obsm: str
+    varm: str
+    uns: str
+
+
+def pca_keys(rep: str, of_genes: bool, key_added: str | None = None) -> PcaKeys:
+    """Keys of the components of a representation: ``<rep>_pca``; where features are genes those of scanpy's PCA."""
+    if of_genes and key_added is None:
+        return PcaKeys("X_pca", "PCs", "pca")
+    return PcaKeys(*[key_added or f"{rep}_pca"] * 3)
+
+
+def density_key(key: str) -> str:
+    """Key of the log-likelihood of each cell under a model of all."""
+    return f"{key}_log_likelihood"

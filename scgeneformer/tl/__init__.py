@@ -6,8 +6,10 @@ from scgeneformer.tl._classify_genes import classify_genes
 from scgeneformer.tl._embed_cells import embed_cells
 from scgeneformer.tl._embed_genes import embed_genes
 from scgeneformer.tl._gene_neighbors import gene_neighbors
+from scgeneformer.tl._pca import pca
 from scgeneformer.tl._perturb import perturb
 from scgeneformer.tl._predict_masked_genes import predict_masked_genes
+from scgeneformer.tl._pretrain import pretrain
 from scgeneformer.tl._probe import probe
 from scgeneformer.tl._rank_genes_context import rank_genes_context
 from scgeneformer.tl._rank_perturbations import rank_perturbations
@@ -25,8 +27,10 @@ __all__ = [
     "embed_cells",
     "embed_genes",
     "gene_neighbors",
+    "pca",
     "perturb",
     "predict_masked_genes",
+    "pretrain",
     "probe",
     "rank_genes_context",
     "rank_perturbations",
