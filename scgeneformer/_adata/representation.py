@@ -76,8 +76,8 @@ def open_representation(adata: AnnData, use_rep: str) -> Representation:
 
 def _find(adata: AnnData, use_rep: str) -> tuple[str, Any]:
     """How a user would write it, and the matrix."""
-    if use_rep == "X" and adata.X is not None:
-        return "adata.X", adata.X
+    if use_rep == "X" and (matrix := adata.X) is not None:
+        return "adata.X", matrix
     if use_rep in adata.obsm:
         return f"adata.obsm[{use_rep!r}]", adata.obsm[use_rep]
     if use_rep in adata.layers:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 2**25  # of one block in float64
 MAX_SQUARE = 8192  # features whose covariance, half a GiB, still fits well
-NO_NOISE = 1e-12  # share of the variance below which what is left is rounding
+NO_VARIANCE = 1e-28  # share of the squared mean below which a variance is rounding
+NO_NOISE = 1e-12  # share of the variance below which what is left beside the components is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +71,9 @@ class Method:
     fit
         Finds the components, from blocks of rows (NaN rows included), d and q.
     scale
-        By what the projections U ᵀ(x − μ) are multiplied, (q,).
+        By what the projections Uᵀ(x − μ) are multiplied, (q,).
     log_likelihood
-        Of each row, from the components, x − μ and U ᵀ(x − μ); None if the method has no density.
+        Of each row, from the components, x − μ and Uᵀ(x − μ); None if the method has no density.
     max_features
         Largest d.
     """
@@ -111,9 +112,16 @@ def fit(method: str, blocks: Iterable[np.ndarray], n_features: int, n_comps: int
     DataError
         If there are too few rows without NaN, they do not vary, or nothing is left for the noise of a density.
     """
-    found = METHODS[method].fit(blocks, n_features, n_comps)
-    if not found.total_variance > 0:
+    how = METHODS[method]
+    found = how.fit(blocks, n_features, n_comps)
+    if not found.total_variance > NO_VARIANCE * found.mean @ found.mean:
         raise DataError(f"The {found.n_rows} rows without NaN are all the same: there is no variance to find axes of.")
+    left = found.total_variance - found.variance.sum()
+    if how.log_likelihood is not None and left <= NO_NOISE * found.total_variance:
+        raise DataError(
+            f"n_comps={n_comps} components hold all of the variance, and method={method!r} needs some beside them. "
+            "Give a smaller n_comps, or method='incremental'."
+        )
     return found
 
 
@@ -122,8 +130,8 @@ def check_n_comps(method: str, n_rows: int, n_features: int, n_comps: int) -> No
     if n_comps > (most := METHODS[method].most_comps(n_rows, n_features)):
         remedy = f"Give n_comps={most} or fewer." if most else "More cells or features are needed."
         raise DataError(
-            f"n_comps={n_comps} is too many for method={method!r}: {n_rows} rows without NaN of {n_features} features "
-            f"have at most {most}. {remedy}"
+            f"n_comps={n_comps} is too many for method={method!r}: {n_rows} rows of {n_features} features have at most "
+            f"{most} (rows with a NaN do not count). {remedy}"
         )
 
 
@@ -181,7 +189,7 @@ def _incremental(blocks: Iterable[np.ndarray], n_features: int, n_comps: int) ->
     first = next(full, np.empty((0, n_features)))
     check_n_comps("incremental", len(first), n_features, n_comps)  # it has enough rows, or it has them all
     model = IncrementalPCA(min(carried, len(first)))
-    with np.errstate(invalid="ignore"):  # ratios of no variance
+    with np.errstate(invalid="ignore", divide="ignore"):  # ratios of no variance
         for rows in chain([first], full):
             model.partial_fit(rows)
     n = int(model.n_samples_seen_)
@@ -200,13 +208,7 @@ def _probabilistic(blocks: Iterable[np.ndarray], n_features: int, n_comps: int) 
     total = float(np.trace(scatter))
     last = n_features - 1
     variance, axes = eigh(scatter, subset_by_index=[last - n_comps + 1, last], overwrite_a=True, check_finite=False)
-    found = Components(n, mean, _signed(axes[:, ::-1]), variance[::-1], total)
-    if total > 0 and total - found.variance.sum() <= NO_NOISE * total:
-        raise DataError(
-            f"n_comps={n_comps} components hold all of the variance, and a probabilistic model needs noise beside "
-            "them. Give a smaller n_comps, or method='incremental'."
-        )
-    return found
+    return Components(n, mean, _signed(axes[:, ::-1]), variance[::-1], total)
 
 
 def _signed(axes: np.ndarray) -> np.ndarray:
