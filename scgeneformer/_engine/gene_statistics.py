@@ -27,7 +27,7 @@ PER_GENE = ("gene_ids", "symbols", "n_cells", "n_detected", "mean", "squares")
 FORMAT = "scgeneformer gene statistics 1"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GeneStatistics:
     """Median, mean and variance of every gene of a corpus, and what they are made of.
 
@@ -144,8 +144,7 @@ class GeneStatistics:
                 f"The statistics refer to target_sum={self.target_sum} and target_sum={other.target_sum}, which cannot "
                 "be merged. Take both with the same one."
             )
-        _warn_if_apart(self.gene_ids, other.gene_ids)
-        genes = np.union1d(self.gene_ids, other.gene_ids)
+        genes = _genes_of_both(self.gene_ids, other.gene_ids)
         one, two = self._spread(genes), other._spread(genes)
         mean, squares = merge_moments(one.n_cells, one.mean, one.squares, two.n_cells, two.mean, two.squares)
         return GeneStatistics(
@@ -231,6 +230,11 @@ class GeneStatistics:
                 "GeneStatistics.save wrote, whole."
             ) from error
 
+    def __repr__(self) -> str:
+        scale = "counts as they are" if self.target_sum is None else f"{self.target_sum:,g} counts per cell"
+        exact = "exact" if self.exact else "rounded"
+        return f"GeneStatistics: {len(self.gene_ids):,} genes in {self.total_cells:,} cells, {scale}, {exact} medians"
+
     def _arrays(self) -> dict[str, Any]:
         return {
             "format": np.array(FORMAT),
@@ -267,14 +271,21 @@ def merge_all(statistics: Sequence[GeneStatistics]) -> GeneStatistics:
 
 
 def _first_of_both(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Of two symbols the first in the alphabet, of one and nothing the one: whichever comes first."""
+    """Of two symbols the first in the alphabet, of one and nothing the one: whichever of the data come first."""
+    if np.array_equal(one, two):
+        return one
     pairs = zip(one.tolist(), two.tolist(), strict=True)
     return np.array([min(filter(None, pair), default="") for pair in pairs], dtype=str)
 
 
-def _warn_if_apart(one: np.ndarray, two: np.ndarray) -> None:
-    if len(one) and len(two) and not np.isin(one, two).any():
+def _genes_of_both(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """IDs of either, ascending; says so if they share none."""
+    if np.array_equal(one, two):
+        return one
+    both = np.union1d(one, two)
+    if len(one) and len(two) and len(both) == len(one) + len(two):
         logg.warning(
             f"no gene is in both of the data that are merged: one has genes such as {str(one[0])!r}, the other such as "
             f"{str(two[0])!r}. If they should share some, name the column with their IDs: gene_ids='<column>'."
         )
+    return both

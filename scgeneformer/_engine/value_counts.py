@@ -5,9 +5,10 @@ floats are ordered like their bits, so that sorting the keys sorts by gene, then
 sorted lists do, whose counts of equal keys are added up.
 
 Once there are too many different values, they are rounded to 9 significant bits, for good: a value moves by at most
-1/512 of itself, and so does a median. Rounding comes down to where the bits are cut and can be done before or after any
-merging. Whether it is done depends on the number of different values alone, which never falls as values are added. All
-in all the same values give the same bits in whatever order, in whatever parts and by however many workers they come.
+1/512 of itself, and so does a median; between x and 2x there are 256 values left. Bits are cut off, which can be done
+before or after any merging. Whether it is done depends on the number of different values alone, which never falls as
+values are added. All in all the same values give the same bits in whatever order, in whatever parts and by however many
+workers they come.
 """
 
 from __future__ import annotations

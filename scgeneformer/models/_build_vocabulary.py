@@ -9,6 +9,7 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scgeneformer._checks import as_names, check_whole
+from scgeneformer._engine.gene_statistics import GeneStatistics
 from scgeneformer._engine.genes import match_genes, normalise_name
 from scgeneformer._engine.vocabulary import Vocabulary
 from scgeneformer._errors import DataError
@@ -17,7 +18,6 @@ from scgeneformer.models._load_vocabulary import load_vocabulary
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scgeneformer._engine.gene_statistics import GeneStatistics
     from scgeneformer.models._model import ModelLike
 
 SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
@@ -71,8 +71,8 @@ def build_vocabulary(
     ------
     DataError
         If no gene is in `min_cells` cells or among `genes`, the special tokens are unknown, incomplete or others than
-        those of `base`, an alias stands for no gene, or the statistics were taken without normalisation or with another
-        target sum than `base`.
+        those of `base`, an alias stands for no gene, or the statistics are none, or were taken without normalisation or
+        with another target sum than `base`.
 
     See Also
     --------
@@ -87,6 +87,11 @@ def build_vocabulary(
     {'<pad>': 0, '<mask>': 1, '<cls>': 2, '<eos>': 3}
     """
     check_whole(min_cells=min_cells)
+    if not isinstance(statistics, GeneStatistics):
+        raise DataError(
+            f"statistics is a {type(statistics).__name__}. Give what gf.models.gene_statistics or GeneStatistics.load "
+            "returns."
+        )
     if statistics.target_sum is None:
         raise DataError(
             "The statistics were taken of counts as they are (target_sum=None), and the medians of a vocabulary refer "

@@ -44,6 +44,12 @@ def test_by_hand():
     ]
 
 
+def test_they_print_in_one_line():
+    assert repr(statistics([[1.0]])) == "GeneStatistics: 1 genes in 1 cells, 10,000 counts per cell, exact medians"
+    rounded = statistics([[1.0, 2]], target_sum=None, max_values=1)
+    assert repr(rounded) == "GeneStatistics: 2 genes in 1 cells, counts as they are, rounded medians"
+
+
 def test_a_gene_that_is_never_seen():
     found = statistics([[1, 0], [2, 0]])
     assert np.isnan(found.median[1])

@@ -241,6 +241,11 @@ def test_refused(statistics, case):
         gf.models.build_vocabulary(statistics, **parameters)
 
 
+def test_other_things_than_statistics_are_refused():
+    with pytest.raises(DataError, match=r"statistics is a AnnData. Give what gf.models.gene_statistics or .*load"):
+        gf.models.build_vocabulary(make_adata())
+
+
 def test_statistics_without_normalisation_or_of_another_are_refused():
     adata = make_adata()
     plain = gf.models.gene_statistics(adata, target_sum=None)
