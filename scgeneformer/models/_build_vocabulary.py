@@ -56,7 +56,7 @@ def build_vocabulary(
     genes
         IDs of the only genes to take, in any order; None takes all.
     symbols
-        ID -> symbol, in place of those the statistics found in the data.
+        ID -> symbol, in place of those the statistics found in the data; missing values are passed over.
     aliases
         Other name, such as a former ID -> ID.
     base
@@ -189,7 +189,8 @@ def _chosen(
         )
     if genes is not None:
         keep &= _among(genes, statistics.gene_ids, keep)
-    given = {} if symbols is None else {normalise_name(str(key)): str(value) for key, value in symbols.items()}
+    pairs = () if symbols is None else symbols.items()
+    given = {normalise_name(str(key)): value for key, value in pairs if isinstance(value, str)}
     ids = statistics.gene_ids[keep].tolist()
     found = [given.get(gene, symbol) for gene, symbol in zip(ids, statistics.symbols[keep].tolist(), strict=True)]
     return pd.DataFrame({"symbol": found, "median": statistics.median[keep]}, index=pd.Index(ids, dtype=object))

@@ -127,7 +127,9 @@ def test_genes_that_no_cell_has_are_left_out():
 
 def test_symbols_and_aliases(statistics):
     found = gf.models.build_vocabulary(
-        statistics, symbols=pd.Series({"ensg00000000001": "Mine"}), aliases={"Old Name": "ENSG00000000002.8"}
+        statistics,
+        symbols=pd.Series({"ensg00000000001": "Mine", "ENSG00000000000": None}),
+        aliases={"Old Name": "ENSG00000000002.8"},
     )
     assert found.symbols[:3].tolist() == ["G0", "Mine", "G2"]
     assert found.aliases == {"OLD NAME": "ENSG00000000002"}
