@@ -11,7 +11,7 @@ import numpy as np
 
 from scgeneformer._adata.arrow_columns import from_arrow, is_scalar
 from scgeneformer._adata.counts import ROWS_PER_BLOCK
-from scgeneformer._engine.sequences import as_sequences, check_sequences, genes_of, ranking_of, repeated
+from scgeneformer._engine.sequences import as_sequences, check_sequences, genes_of, ranking_of
 from scgeneformer._engine.tokens import Tokens, concatenate, offsets_of
 from scgeneformer._errors import DataError, MissingKeyError
 from scgeneformer._optional import require
@@ -102,13 +102,12 @@ class TokenFile:
 
     def rows(self, start: int, stop: int) -> Tokens:
         """The cells `start` to `stop`, checked; a view of the file where it lies in one piece and as int32."""
-        return self._checked(self._read(start, stop), start)
+        return self._checked([(start, stop)])
 
     def take(self, rows: np.ndarray) -> Tokens:
         """The given cells in the given order, checked, as a copy."""
         cuts = np.flatnonzero(np.diff(rows) != 1) + 1
-        runs = [(int(rows[a]), int(rows[b - 1]) + 1) for a, b in pairwise([0, *cuts, len(rows)]) if b > a]
-        return concatenate([self.rows(start, stop) for start, stop in runs])
+        return self._checked([(rows[a], rows[b - 1] + 1) for a, b in pairwise([0, *cuts, len(rows)]) if b > a])
 
     def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, their number of genes) of consecutive cells, as `CellTokens.blocks`."""
@@ -118,33 +117,43 @@ class TokenFile:
 
     def n_genes(self, tokens: Tokens) -> np.ndarray:
         """Genes of some cells, (n_cells,) int32."""
-        return np.maximum(tokens.lengths - self.vocabulary.n_lead - self.vocabulary.n_trail, 0).astype(np.int32)
+        return np.maximum(tokens.lengths - self.vocabulary.n_special, 0).astype(np.int32)
 
-    def _read(self, start: int, stop: int) -> Tokens:
-        parts = [_tokens_of(chunk) for chunk in self._ids.slice(start, stop - start).chunks]
-        return parts[0] if len(parts) == 1 else concatenate(parts)
-
-    def _checked(self, tokens: Tokens, first: int) -> Tokens:
-        """The tokens, if they are those of the model; cut and freed of duplicates where that was asked for."""
-        vocabulary, lengths = self.vocabulary, tokens.lengths
+    def _checked(self, runs: list[tuple[int, int]]) -> Tokens:
+        """The cells from one number to another, of each run; cut and freed of duplicates where that was asked for."""
+        vocabulary = self.vocabulary
+        chunks = [chunk for start, stop in runs for chunk in self._ids.slice(start, stop - start).chunks]
+        cells = np.concatenate([np.empty(0, np.int64), *(np.arange(start, stop) for start, stop in runs)])
         try:
-            check_sequences(tokens, vocabulary, first)
-            twice = repeated(tokens)
-            if not self.drop_duplicates and twice.any():
-                raise DataError(_duplicate(tokens, twice, first))
-            if not self.truncate and lengths.max(initial=0) > vocabulary.input_size:
-                cell = int(lengths.argmax())
-                raise DataError(
-                    f"Cell {first + cell} has {lengths[cell]:,} tokens, and the model takes {vocabulary.input_size:,}: "
-                    "are these the tokens of another model? If not, keep the first of each cell: truncate=True."
-                )
+            parts = [_tokens_of(chunk) for chunk in chunks]
+            tokens = parts[0] if len(parts) == 1 else concatenate(parts)
+            twice = check_sequences(tokens, vocabulary, cells)
+            self._check_mendable(tokens, twice, cells)
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from None
-        bare = lengths == vocabulary.n_lead + vocabulary.n_trail  # special tokens and nothing else: an empty cell
+        lengths = tokens.lengths
+        bare = (lengths > 0) & (lengths == vocabulary.n_special)  # special tokens and nothing else: an empty cell
         if not (twice.any() or bare.any() or lengths.max(initial=0) > vocabulary.input_size):
             return tokens
         kept = Tokens(tokens.ids[~twice], offsets_of(~twice)[tokens.offsets])
         return as_sequences(genes_of(kept, vocabulary), vocabulary)
+
+    def _check_mendable(self, tokens: Tokens, twice: np.ndarray, cells: np.ndarray) -> None:
+        """Refuse what may be mended, unless it is to be."""
+        if not self.drop_duplicates and twice.any():
+            place = int(np.flatnonzero(twice)[0])
+            cell = int(np.searchsorted(tokens.offsets, place, side="right")) - 1
+            raise DataError(
+                f"Cell {cells[cell]} holds the token {tokens.ids[place]} twice, as where an Ensembl ID was listed "
+                "twice. Keep the first of each: drop_duplicates=True."
+            )
+        most, lengths = self.vocabulary.input_size, tokens.lengths
+        if not self.truncate and lengths.max(initial=0) > most:
+            cell = int(lengths.argmax())
+            raise DataError(
+                f"Cell {cells[cell]} has {lengths[cell]:,} tokens, and the model takes {most:,}: are these the tokens "
+                "of another model? If not, keep the first of each cell: truncate=True."
+            )
 
 
 def check_one_time(vocabulary: Vocabulary) -> None:
@@ -154,15 +163,6 @@ def check_one_time(vocabulary: Vocabulary) -> None:
             f"The model reads cells at {vocabulary.encoding.n_times} time points, and folders of tokens hold one. "
             "Give it counts, or name a model of one time point: model='...'."
         )
-
-
-def _duplicate(tokens: Tokens, twice: np.ndarray, first: int) -> str:
-    place = int(np.flatnonzero(twice)[0])
-    cell = int(np.searchsorted(tokens.offsets, place, side="right")) - 1
-    return (
-        f"Cell {first + cell} holds the token {tokens.ids[place]} twice, as where an Ensembl ID was listed twice. "
-        "Keep the first of each: drop_duplicates=True."
-    )
 
 
 def _open_table(path: Path) -> Any:
@@ -211,7 +211,7 @@ def _tokens_of(lists: Any) -> Tokens:
     offsets = lists.offsets.to_numpy().astype(np.int64)
     values = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
     if values.null_count:
-        raise DataError(f"The column {IDS!r} holds lists with missing values. Leave these cells out.")
+        raise DataError(f"the column {IDS!r} holds lists with missing values. Leave these cells out.")
     ids = values.to_numpy().astype(np.int32, copy=False)
     return Tokens(ids, offsets - offsets[0])
 

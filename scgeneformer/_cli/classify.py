@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import edited
-from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Out, Overwrite, UseRaw, target_of
+from scgeneformer._cli.cells import cells_of
+from scgeneformer._cli.options import Cells, CountsLayer, GeneIds, InPlace, Out, Overwrite, UseRaw, target_of
 
 
 def classify(
-    file: File,
+    file: Cells,
     classifier: Annotated[str, typer.Argument(help="Directory that the command train wrote, or org/repo on the hub.")],
     out: Out = None,
     in_place: InPlace = False,
@@ -29,7 +29,7 @@ def classify(
     Adds obs['geneformer_<label>'], its probability, and obsm['geneformer_<label>_probability'].
     """
     target = target_of(file, out, in_place)
-    with edited(file, target, overwrite=overwrite or in_place) as adata:
+    with cells_of(file, target, classifier, overwrite=overwrite or in_place) as adata:
         gf.tl.classify(
             adata,
             classifier,

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import edited
-from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
+from scgeneformer._cli.cells import cells_of
+from scgeneformer._cli.options import Cells, CountsLayer, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
 
 
 def numbers(text: str) -> list[int]:
@@ -31,7 +31,7 @@ Columns = Annotated[
 
 
 def embed(
-    file: File,
+    file: Cells,
     out: Out = None,
     in_place: InPlace = False,
     overwrite: Overwrite = False,
@@ -55,7 +55,7 @@ def embed(
     target = target_of(file, out, in_place)
     layers = [n for text in layer for n in numbers(text)]
     choices: dict[str, Any] = {"pooling": pooling, "agg": agg, "groupby": groupby or None}
-    with edited(file, target, overwrite=overwrite or in_place) as adata:
+    with cells_of(file, target, model, overwrite=overwrite or in_place) as adata:
         gf.tl.embed_cells(
             adata,
             model,

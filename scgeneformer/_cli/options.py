@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="AnnData file, .h5ad or .zarr (cells × genes).")]
+Cells = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="AnnData file, .h5ad or .zarr (cells × genes), or folder of tokens, .dataset."),
+]
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Name (see the command models), directory or org/repo on the hub."),

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import edited
+from scgeneformer._cli.cells import cells_of
 from scgeneformer._cli.embed import Layers, numbers
-from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
+from scgeneformer._cli.options import Cells, CountsLayer, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
 
 Genes = Annotated[
     list[str] | None,
@@ -22,7 +22,7 @@ Genes = Annotated[
 
 
 def perturb(
-    file: File,
+    file: Cells,
     out: Out = None,
     in_place: InPlace = False,
     overwrite: Overwrite = False,
@@ -50,7 +50,7 @@ def perturb(
     target = target_of(file, out, in_place)
     genes: Any = [tuple(one.split("+")) if "+" in one else one for one in gene] if gene else None
     chosen: dict[str, Any] = {"mode": mode, "positions": positions}
-    with edited(file, target, overwrite=overwrite or in_place) as adata:
+    with cells_of(file, target, model, overwrite=overwrite or in_place) as adata:
         gf.tl.perturb(
             adata,
             genes,

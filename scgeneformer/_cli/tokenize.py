@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import edited
+from scgeneformer._adata.files import edited, opened
+from scgeneformer._adata.token_files import SUFFIX
 from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
 
 
@@ -20,9 +23,14 @@ def tokenize(
     """Store the rank-value encoding of every cell.
 
     Optional: embed encodes on the fly. Adds obsm['geneformer_tokens'], obs['geneformer_n_genes'] and
-    obs['geneformer_n_tokens'].
+    obs['geneformer_n_tokens']. With --out NAME.dataset writes a folder that the reference Geneformer reads.
     """
     target = target_of(file, out, in_place)
-    with edited(file, target, overwrite=overwrite or in_place) as adata:
-        gf.tl.tokenize(adata, model, counts_layer=counts_layer, use_raw=use_raw or None, gene_ids=gene_ids)
+    where: dict[str, Any] = {"counts_layer": counts_layer, "use_raw": use_raw or None, "gene_ids": gene_ids}
+    if target.suffix == SUFFIX:
+        with opened(file) as adata:
+            gf.datasets.write_tokens(adata, target, model, overwrite=overwrite, **where)
+    else:
+        with edited(file, target, overwrite=overwrite or in_place) as adata:
+            gf.tl.tokenize(adata, model, **where)
     typer.echo(f"Tokens are in {target}")

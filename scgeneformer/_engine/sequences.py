@@ -14,6 +14,7 @@ from scgeneformer._errors import DataError
 if TYPE_CHECKING:
     from scgeneformer._engine.vocabulary import Vocabulary
 
+UNKNOWN, GENE, SPECIAL = 0, 1, 2
 CLS, EOS = 2, 3  # <cls> and <eos> of the published models that have them
 
 
@@ -54,85 +55,88 @@ def as_sequences(genes: Tokens, vocabulary: Vocabulary) -> Tokens:
     return Tokens(ids, offsets)
 
 
-def repeated(tokens: Tokens) -> np.ndarray:
-    """Which tokens their cell holds before, at a higher rank, (total,) bool; ids must not be negative."""
-    return _repeated(tokens.ids, tokens.offsets, int(tokens.ids.max(initial=0)) + 1)
-
-
-@nb.njit(cache=True, nogil=True)
-def _repeated(ids, offsets, n_tokens):  # pragma: no cover  compiled
-    last_cell = np.full(n_tokens, -1, np.int64)
-    found = np.zeros(len(ids), np.bool_)
-    for cell in range(len(offsets) - 1):
-        for i in range(offsets[cell], offsets[cell + 1]):
-            found[i] = last_cell[ids[i]] == cell
-            last_cell[ids[i]] = cell
-    return found
-
-
-def check_sequences(tokens: Tokens, vocabulary: Vocabulary, first: int = 0) -> None:
+def check_sequences(tokens: Tokens, vocabulary: Vocabulary, cells: np.ndarray) -> np.ndarray:
     """Refuse tokens that are not those of a model: unknown ones, special ones out of place.
 
     Parameters
     ----------
     tokens
-        The cells, special tokens included; empty cells are allowed.
+        Some cells, special tokens included; empty cells are allowed.
     vocabulary
         Of the model.
-    first
-        Number of the first cell, for the error message.
+    cells
+        Their numbers, for the error message, (n_cells,).
+
+    Returns
+    -------
+    Which tokens their cell holds before, at a higher rank, (total,) bool.
 
     Raises
     ------
     DataError
         If they are not; says which cell, and what it may be.
     """
-    starts, stops = tokens.offsets[:-1], tokens.offsets[1:]
-    filled = np.flatnonzero(stops > starts)
-    starts, stops = starts[filled], stops[filled]
-
-    def cell_at(place: int) -> int:
-        return first + int(np.searchsorted(tokens.offsets, place, side="right")) - 1
-
-    known = np.zeros(vocabulary.n_tokens, dtype=bool)
-    known[vocabulary.tokens] = True
-    known[list(vocabulary.special.values())] = True
-    inside = (tokens.ids >= 0) & (tokens.ids < vocabulary.n_tokens)
-    wrong = np.flatnonzero(~(inside & known[np.where(inside, tokens.ids, 0)]))
-    if len(wrong):
+    kind = np.full(vocabulary.n_tokens, UNKNOWN, dtype=np.uint8)
+    kind[vocabulary.tokens] = GENE
+    kind[list(vocabulary.special.values())] = SPECIAL
+    lead, trail = vocabulary.n_lead, vocabulary.n_trail
+    unknown, misplaced, twice = _survey(tokens.ids, tokens.offsets, kind, lead, trail)
+    if unknown >= 0:
+        cell, _ = _where(tokens, unknown)
         raise DataError(
-            f"Cell {cell_at(wrong[0])} holds the token {tokens.ids[wrong[0]]}, which the model does not know (it has "
+            f"Cell {cells[cell]} holds the token {tokens.ids[unknown]}, which the model does not know (it has "
             f"{vocabulary.n_tokens:,}): these are the tokens of another model. Name that one: model='...'."
         )
-    _check_ends(tokens, vocabulary, first + filled, starts, stops)
-    names = {token: name for name, token in vocabulary.special.items()}
-    special = np.isin(tokens.ids, list(names))
-    special[starts[: len(starts) * vocabulary.n_lead]] = False
-    special[stops[: len(stops) * vocabulary.n_trail] - 1] = False
-    if special.any():
-        place = int(np.flatnonzero(special)[0])
-        name, cell = names[int(tokens.ids[place])], cell_at(place)
-        rank = place - int(tokens.offsets[cell - first])
+    _check_ends(tokens, vocabulary, cells)
+    if misplaced >= 0:
+        (cell, position), token = _where(tokens, misplaced), int(tokens.ids[misplaced])
+        name = next(name for name, special in vocabulary.special.items() if special == token)
         remedy = "Write the cells without padding." if name == "<pad>" else "Are these the tokens of another model?"
         raise DataError(
-            f"Cell {cell} holds the special token {name} at position {rank}, where a gene belongs. {remedy}"
+            f"Cell {cells[cell]} holds {name} ({token}) at position {position}, in place of a gene. {remedy}"
         )
+    return twice
 
 
-def _check_ends(
-    tokens: Tokens, vocabulary: Vocabulary, cells: np.ndarray, starts: np.ndarray, stops: np.ndarray
-) -> None:
+@nb.njit(cache=True, nogil=True)
+def _survey(ids, offsets, kind, lead, trail):  # pragma: no cover  compiled
+    """Place of the first unknown token and of the first special one between the ends, -1 for none; repeated tokens."""
+    misplaced = -1
+    last_cell = np.full(len(kind), -1, np.int64)
+    twice = np.zeros(len(ids), np.bool_)
+    for cell in range(len(offsets) - 1):
+        for i in range(offsets[cell], offsets[cell + 1]):
+            token = ids[i]
+            if token < 0 or token >= len(kind) or kind[token] == UNKNOWN:
+                return i, misplaced, twice
+            twice[i] = last_cell[token] == cell
+            last_cell[token] = cell
+            inside = offsets[cell] + lead <= i < offsets[cell + 1] - trail
+            if kind[token] == SPECIAL and inside and misplaced < 0:
+                misplaced = i
+    return -1, misplaced, twice
+
+
+def _where(tokens: Tokens, place: int) -> tuple[int, int]:
+    """Cell and position in it of the token at a place of all."""
+    cell = int(np.searchsorted(tokens.offsets, place, side="right")) - 1
+    return cell, place - int(tokens.offsets[cell])
+
+
+def _check_ends(tokens: Tokens, vocabulary: Vocabulary, cells: np.ndarray) -> None:
     """Whether the cells begin and end as the model asks for."""
-    begin, end = tokens.ids[starts], tokens.ids[stops - 1]
+    filled = np.flatnonzero(tokens.lengths)
+    begin, end = tokens.ids[tokens.offsets[filled]], tokens.ids[tokens.offsets[filled + 1] - 1]
     for name, verb, there in (("<cls>", "begins", begin), ("<eos>", "ends", end)):
         expected = vocabulary.special.get(name)
         if expected is not None and (wrong := np.flatnonzero(there != expected)).size:
             raise DataError(
-                f"Cell {cells[wrong[0]]} {verb} with the token {there[wrong[0]]}, where the model expects {name} "
-                f"({expected}): these are the tokens of a model without {name}, such as V1. Name that one: model='...'."
+                f"Cell {cells[filled[wrong[0]]]} {verb} with the token {there[wrong[0]]}, where the model expects "
+                f"{name} ({expected}): these are the tokens of a model without {name}, such as V1. Name that one: "
+                "model='...'."
             )
     without = vocabulary.cls_token is None and vocabulary.eos_token is None
-    if without and len(cells) > 1 and (begin == CLS).all() and (end == EOS).all():
+    if without and len(filled) > 1 and (begin == CLS).all() and (end == EOS).all():
         raise DataError(
             f"All cells begin with the token {CLS} and end with {EOS}, as those of models with <cls> and <eos> (V2), "
             "and the model has neither. Name that one: model='...'."

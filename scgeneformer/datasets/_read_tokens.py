@@ -158,13 +158,10 @@ def _cells(file: TokenFile, rows: np.ndarray, obs_names: str | None, vocabulary:
     import anndata as ad
 
     names = obs_names if obs_names is not None or OBS_NAMES not in file.columns else OBS_NAMES
-    index = rows if names is None else file.column(names, rows)
-    obs = pd.DataFrame(
-        {name: file.column(name, rows) for name in file.columns if name != names}, index=np.asarray(index).astype(str)
-    )
-    var = pd.DataFrame({"gene_symbols": vocabulary.symbols.astype(object)}, index=vocabulary.ensembl_ids.astype(object))
-    adata = ad.AnnData(obs=obs, var=var)
-    if not obs.index.is_unique:
+    index = pd.Index(np.asarray(rows if names is None else file.column(names, rows)).astype(str).astype(object))
+    if not index.is_unique:
         logg.warning(f"the names of the cells in the column {names!r} are not unique: numbers were put behind some")
-        adata.obs_names_make_unique()
-    return adata
+        index = ad.utils.make_index_unique(index)
+    obs = pd.DataFrame({name: file.column(name, rows) for name in file.columns if name != names}, index=index)
+    var = pd.DataFrame({"gene_symbols": vocabulary.symbols.astype(object)}, index=vocabulary.ensembl_ids.astype(object))
+    return ad.AnnData(obs=obs, var=var)

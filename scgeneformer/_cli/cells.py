@@ -1,0 +1,36 @@
+"""The cells a command works on: those of an AnnData file, or the tokens in a folder as the reference writes them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+import scgeneformer as gf
+from scgeneformer._adata.files import edited, format_of
+from scgeneformer._adata.publish import check_writable, published
+from scgeneformer._adata.token_files import SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anndata import AnnData
+
+
+@contextmanager
+def cells_of(file: Path, target: Path, model: str | None, *, overwrite: bool) -> Iterator[AnnData]:
+    """Open `file`; what the block adds to the cells is in `target` afterwards, as with :func:`edited`."""
+    if file.suffix != SUFFIX:
+        with edited(file, target, overwrite=overwrite) as adata:
+            yield adata
+        return
+    if target == file:
+        raise typer.BadParameter("Results do not go into a folder of tokens: name a new file, --out NEWFILE.h5ad.")
+    form = format_of(target)
+    check_writable(target, overwrite=overwrite)
+    adata = gf.datasets.read_tokens(file, model)
+    yield adata
+    with published(target) as fresh:
+        form.write(adata, fresh)
