@@ -61,7 +61,7 @@ def make_bert(vocabulary: Vocabulary, n_blocks: int = 3, width: int = 16, seed: 
         num_hidden_layers=n_blocks,
         num_attention_heads=4,
         intermediate_size=2 * width,
-        max_position_embeddings=vocabulary.input_size,
+        max_position_embeddings=vocabulary.n_positions,
         hidden_act="relu",
         pad_token_id=0,
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 EMBEDDING = "X_geneformer"  # obsm, uns
 GENES = "geneformer"  # varm, uns
 TOKENS = "geneformer_tokens"  # obsm, uns
+BINS = "geneformer_bins"  # obsm: bins of the values of the tokens, for encodings that have any
 N_GENES = "geneformer_n_genes"  # obs: known genes with a count, before truncation
 N_TOKENS = "geneformer_n_tokens"  # obs: tokens of the cell, special ones included, after truncation
 ATTENTION = "geneformer_attention"  # varp, uns

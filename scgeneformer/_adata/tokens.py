@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,16 +52,24 @@ class CellTokens:
 
     def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, known genes before truncation) of consecutive cells; reads one block ahead."""
-        columns, gene_tokens = _merge_columns(self.genes.tokens)
 
         def encode(start: int) -> tuple[int, Tokens, np.ndarray]:
             stop = min(start + ROWS_PER_BLOCK, self.counts.n_obs)
-            now, *before = (matrix.rows(start, stop) for matrix in self._matrices)
-            if columns is not None:
-                now, *before = ((block.astype(np.float64) @ columns).tocsr() for block in (now, *before))
-            return start, *self.vocabulary.encoding.encode(now, gene_tokens, self.vocabulary, *before)
+            return start, *self._encode(*(matrix.rows(start, stop) for matrix in self._matrices))
 
         yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+
+    def _encode(self, *counts: sp.csr_matrix) -> tuple[Tokens, np.ndarray]:
+        """Tokens of cells, and their known genes before truncation, from their counts at each time point."""
+        columns, gene_tokens = self._columns
+        if columns is not None:
+            counts = tuple((block.astype(np.float64) @ columns).tocsr() for block in counts)
+        now, *before = counts
+        return self.vocabulary.encoding.encode(now, gene_tokens, self.vocabulary, *before)
+
+    @cached_property
+    def _columns(self) -> tuple[sp.csr_matrix | None, np.ndarray]:
+        return _merge_columns(self.genes.tokens)
 
     def whole_blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, genes, their values) of consecutive cells, neither cut nor with special tokens.
@@ -68,7 +77,7 @@ class CellTokens:
         The values, (total,) float64, are those the genes are ranked by: counts per 10,000 over the gene's median. The
         10,000 refer to all counts of the cell, genes that the model does not know included.
         """
-        columns, gene_tokens = _merge_columns(self.genes.tokens)
+        columns, gene_tokens = self._columns
         special = {name: token for name, token in self.vocabulary.special.items() if name not in ("<cls>", "<eos>")}
         uncut = replace(self.vocabulary, special=special, input_size=len(gene_tokens) + 1)
         per_count = np.zeros(self.vocabulary.n_tokens)
@@ -102,14 +111,8 @@ class CellTokens:
 
     def sample_lengths(self) -> np.ndarray:
         """Tokens of a sample of the cells, to foresee the cost, (n,) int64."""
-        known = self.genes.tokens >= 0
-
-        def kept(matrix: Counts) -> np.ndarray:
-            found = [np.asarray((block[:, known] > 0).sum(axis=1)).ravel() for block in matrix.sample(200)]
-            return np.minimum(np.concatenate(found), self.vocabulary.max_genes)
-
-        n_genes = np.sum([kept(matrix) for matrix in self._matrices], axis=0)
-        return np.where(n_genes > 0, n_genes + self.vocabulary.n_special, 0)
+        samples = zip(*(matrix.sample(200) for matrix in self._matrices), strict=True)
+        return np.concatenate([self._encode(*blocks)[0].lengths for blocks in samples])
 
     @property
     def _matrices(self) -> list[Counts]:
@@ -134,10 +137,12 @@ class StoredTokens(CellTokens):
 
     def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, known genes before truncation) of consecutive cells."""
-        stored, n_genes = self.counts.adata.obsm[keys.TOKENS], self.counts.adata.obs[keys.N_GENES].to_numpy()
-        for start in range(0, len(stored), ROWS_PER_BLOCK):
+        adata, n_genes = self.counts.adata, self.counts.adata.obs[keys.N_GENES].to_numpy()
+        binned = self.vocabulary.encoding.n_positions is not None
+        for start in range(0, adata.n_obs, ROWS_PER_BLOCK):
             rows = slice(start, start + ROWS_PER_BLOCK)
-            yield start, Tokens.from_padded(np.asarray(stored[rows])), n_genes[rows]
+            bins = np.asarray(adata.obsm[keys.BINS][rows]) if binned else None
+            yield start, Tokens.from_padded(np.asarray(adata.obsm[keys.TOKENS][rows]), positions=bins), n_genes[rows]
 
 
 class FileTokens(CellTokens):
@@ -181,6 +186,7 @@ def open_tokens(
     counts = open_counts(adata, counts_layer, use_raw)
     tokens = CellTokens(counts, map_genes(counts.var, vocabulary, gene_ids), vocabulary, previous)
     there = keys.TOKENS in adata.obsm and keys.N_GENES in adata.obs
+    there &= vocabulary.encoding.n_positions is None or keys.BINS in adata.obsm
     if stored and there and dict(adata.uns.get(keys.TOKENS, {}).get("params", {})) == tokens.params:
         logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")
         return StoredTokens(counts, tokens.genes, vocabulary, previous)

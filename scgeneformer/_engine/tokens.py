@@ -75,12 +75,12 @@ class Tokens:
         """Return the ids as a (n_cells, width) matrix, filled with `pad` behind each cell."""
         return self._padded(self.ids, width, pad, dtype)
 
-    def positions_to_padded(self, width: int, dtype: type = np.uint8) -> np.ndarray:
+    def positions_to_padded(self, width: int, dtype: type | np.dtype = np.uint8) -> np.ndarray:
         """Return the positions, which must be there, likewise, filled with 0."""
         assert self.positions is not None
         return self._padded(self.positions, width, 0, dtype)
 
-    def _padded(self, values: np.ndarray, width: int, pad: int, dtype: type) -> np.ndarray:
+    def _padded(self, values: np.ndarray, width: int, pad: int, dtype: type | np.dtype) -> np.ndarray:
         padded: np.ndarray = np.full((len(self), width), pad, dtype=dtype)
         padded[np.arange(width) < self.lengths[:, None]] = values
         return padded

@@ -10,6 +10,7 @@ from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.perturbation_writer import PerturbationWriter
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._docs import shared_docs
+from scgeneformer._engine.encodings import check_ranked
 from scgeneformer.tl._perturb_request import Request, check, find_cells
 from scgeneformer.tl._perturb_run import run_all
 from scgeneformer.tl._session import open_session
@@ -214,6 +215,8 @@ def perturb(
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,
     )
+    remedy = "To delete genes, set their counts to zero in a copy of adata, and compare the embeddings of both."
+    check_ranked(session.model.vocabulary, "gf.tl.perturb", remedy)
     cells = find_cells(adata, request, states, groups)
     start = logg.info(f"perturbing {int(cells.sum())} cells with {session.model.name}")
     found = run_all(session, request, states, cells, out)

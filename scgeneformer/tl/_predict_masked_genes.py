@@ -10,6 +10,7 @@ from scanpy import logging as logg
 from scgeneformer._adata.var_tokens import tokens_of_genes, tokens_of_var
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
+from scgeneformer._engine.encodings import check_ranked
 from scgeneformer._errors import DataError
 from scgeneformer.tl._masked_run import run_masked
 from scgeneformer.tl._session import open_session
@@ -100,6 +101,7 @@ def predict_masked_genes(
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,
     )
+    check_ranked(session.model.vocabulary, "gf.tl.predict_masked_genes", "Take a model of the rank-value encoding.")
     vocabulary, head = session.model.vocabulary, load_head(session.model)
     tokens = tokens_of_genes(session.source, genes)
     start = logg.info(f"predicting {len(tokens)} masked genes with {session.model.name}")

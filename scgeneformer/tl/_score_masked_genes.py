@@ -10,6 +10,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
+from scgeneformer._engine.encodings import check_ranked
 from scgeneformer._errors import DataError
 from scgeneformer.tl._masked_run import run_masked
 from scgeneformer.tl._session import open_session
@@ -112,6 +113,7 @@ def score_masked_genes(
         dtype=dtype,
         tokens_per_batch=tokens_per_batch,
     )
+    check_ranked(session.model.vocabulary, "gf.tl.score_masked_genes", "Take a model of the rank-value encoding.")
     vocabulary, head = session.model.vocabulary, load_head(session.model)
     choose = partial(masks_of_subsets, n_subsets=n_subsets, n_passes=passes, seed=seed, vocabulary=vocabulary)
     start = logg.info(f"scoring masked genes with {session.model.name} in {passes} passes")

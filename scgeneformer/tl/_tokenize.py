@@ -30,10 +30,11 @@ def tokenize(
     previous_layer: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Store the rank-value encoding of every cell.
+    """Store the tokens of every cell as a model reads them.
 
-    The genes of a cell in descending order of count / median of the gene over the training corpus, cut to the input
-    size of the model (`TranscriptomeTokenizer` of the reference). Optional: the other functions encode on the fly,
+    Rank-value encoding: the genes of a cell in descending order of count / median of the gene over the training corpus,
+    cut to the input size of the model (`TranscriptomeTokenizer` of the reference). Models of value bins, such as those
+    of scGPT: genes in descending order of count, and the bin of each. Optional: the other functions encode on the fly,
     and use stored tokens only if they were made from the same counts and genes with the same vocabulary.
 
     With `previous_layer` a cell is ``<cls>``, its leading genes now, ``<sep>``, its leading genes before, each half cut
@@ -56,6 +57,9 @@ def tokenize(
 
     `adata.obsm['geneformer_tokens']` : uint16 (n_obs, input_size)
         Tokens, special ones included, 0 behind the last.
+    `adata.obsm['geneformer_bins']` : uint8 or uint16 (n_obs, input_size)
+        With models of value bins: the bin of the value of each gene, the number of bins for special tokens, 0 behind
+        the last token.
     `adata.obs['geneformer_n_genes']` : int32
         Genes with a count (now) that the model knows, before truncation.
     `adata.obs['geneformer_n_tokens']` : int32
@@ -93,18 +97,22 @@ def tokenize(
     start = logg.info("tokenizing cells")
     dtype = np.uint16 if vocabulary.n_tokens <= 2**16 else np.uint32
     padded = np.zeros((adata.n_obs, vocabulary.input_size), dtype=dtype)
+    bins = None
     n_genes = np.zeros(adata.n_obs, dtype=np.int32)
     with progress(adata.n_obs, "tokenize") as advance:
         for first, tokens, found in source.blocks():
             rows = slice(first, first + len(tokens))
             padded[rows] = tokens.to_padded(vocabulary.input_size, dtype=dtype)
+            if tokens.positions is not None:
+                bins = np.zeros_like(padded, dtype=tokens.positions.dtype) if bins is None else bins
+                bins[rows] = tokens.positions_to_padded(vocabulary.input_size, dtype=bins.dtype)
             n_genes[rows] = found
             advance(len(tokens))
     n_tokens = (padded != 0).sum(axis=1, dtype=np.int32)
     warn_empty(n_tokens, adata)
     results = Results(
         obs={keys.N_GENES: n_genes, keys.N_TOKENS: n_tokens},
-        obsm={keys.TOKENS: padded},
+        obsm={keys.TOKENS: padded} | ({} if bins is None else {keys.BINS: bins}),
         uns={keys.TOKENS: {"params": source.params, "max_genes": vocabulary.max_genes}},
     )
     write(target, results)

@@ -141,9 +141,23 @@ def find_place(
 
 
 def limited(vocabulary: Vocabulary, model: Model, recipe: Recipe) -> Vocabulary:
-    """The vocabulary with no more tokens per cell than the trained model has positions and the recipe allows."""
+    """The vocabulary with no more tokens per cell than the trained model has positions and the recipe allows.
+
+    Raises
+    ------
+    DataError
+        If positions are not places in a cell, and the model has too few of them.
+    """
     n_positions = (recipe.config or {}).get("max_position_embeddings", model.bert.config.max_position_embeddings)
-    return replace(vocabulary, input_size=min(vocabulary.input_size, n_positions, recipe.max_tokens or n_positions))
+    largest, needed = recipe.max_tokens or vocabulary.input_size, vocabulary.encoding.n_positions
+    if needed is None:
+        largest = min(largest, n_positions)
+    elif n_positions < needed:
+        raise DataError(
+            f"The encoding {vocabulary.encoding.name!r} needs {needed} positions, and the model has {n_positions}. Leave "
+            "max_position_embeddings out of config=."
+        )
+    return replace(vocabulary, input_size=min(vocabulary.input_size, largest))
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
