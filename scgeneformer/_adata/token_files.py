@@ -11,7 +11,7 @@ import numpy as np
 
 from scgeneformer._adata.arrow_columns import from_arrow, is_scalar
 from scgeneformer._adata.counts import ROWS_PER_BLOCK
-from scgeneformer._engine.sequences import as_sequences, check_sequences, genes_of, ranking_of
+from scgeneformer._engine.sequences import as_sequences, check_sequences, genes_of, place_in_cell, ranking_of
 from scgeneformer._engine.tokens import Tokens, concatenate, offsets_of
 from scgeneformer._errors import DataError, MissingKeyError
 from scgeneformer._optional import require
@@ -142,7 +142,7 @@ class TokenFile:
         """Refuse what may be mended, unless it is to be."""
         if not self.drop_duplicates and twice.any():
             place = int(np.flatnonzero(twice)[0])
-            cell = int(np.searchsorted(tokens.offsets, place, side="right")) - 1
+            cell, _ = place_in_cell(tokens, place)
             raise DataError(
                 f"Cell {cells[cell]} holds the token {tokens.ids[place]} twice, as where an Ensembl ID was listed "
                 "twice. Keep the first of each: drop_duplicates=True."

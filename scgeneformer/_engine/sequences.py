@@ -82,14 +82,14 @@ def check_sequences(tokens: Tokens, vocabulary: Vocabulary, cells: np.ndarray) -
     lead, trail = vocabulary.n_lead, vocabulary.n_trail
     unknown, misplaced, twice = _survey(tokens.ids, tokens.offsets, kind, lead, trail)
     if unknown >= 0:
-        cell, _ = _where(tokens, unknown)
+        cell, _ = place_in_cell(tokens, unknown)
         raise DataError(
             f"Cell {cells[cell]} holds the token {tokens.ids[unknown]}, which the model does not know (it has "
             f"{vocabulary.n_tokens:,}): these are the tokens of another model. Name that one: model='...'."
         )
     _check_ends(tokens, vocabulary, cells)
     if misplaced >= 0:
-        (cell, position), token = _where(tokens, misplaced), int(tokens.ids[misplaced])
+        (cell, position), token = place_in_cell(tokens, misplaced), int(tokens.ids[misplaced])
         name = next(name for name, special in vocabulary.special.items() if special == token)
         remedy = "Write the cells without padding." if name == "<pad>" else "Are these the tokens of another model?"
         raise DataError(
@@ -117,7 +117,7 @@ def _survey(ids, offsets, kind, lead, trail):  # pragma: no cover  compiled
     return -1, misplaced, twice
 
 
-def _where(tokens: Tokens, place: int) -> tuple[int, int]:
+def place_in_cell(tokens: Tokens, place: int) -> tuple[int, int]:
     """Cell and position in it of the token at a place of all."""
     cell = int(np.searchsorted(tokens.offsets, place, side="right")) - 1
     return cell, place - int(tokens.offsets[cell])
