@@ -86,6 +86,10 @@ class Network(nn.Module):
         """Keep fewer activations and compute them again; called by Trainer."""
         self.bert.gradient_checkpointing_enable(**kwargs)
 
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """The same, as newer versions of transformers call it."""
+        self.bert.activation_checkpointing_enable(**kwargs)
+
 
 def loss_of(
     logits: torch.Tensor,

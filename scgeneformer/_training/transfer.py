@@ -135,8 +135,8 @@ def _ortholog_tokens(vocabulary: Vocabulary, known: Vocabulary, orthologs: Any) 
     if not ((new >= 0) & (old >= 0)).any():
         example = f" The first pair is {pairs[0][0]!r} -> {pairs[0][1]!r}." if pairs else ""
         raise DataError(
-            f"orthologs= names {int((new >= 0).sum())} genes of the vocabulary (such as {vocabulary.ensembl_ids[0]!r}) "
-            f"and {int((old >= 0).sum())} of the model (such as {known.ensembl_ids[0]!r}), but no pair of "
+            f"orthologs= names {int((new >= 0).sum())} genes of the vocabulary (such as {str(vocabulary.ensembl_ids[0])!r}) "
+            f"and {int((old >= 0).sum())} of the model (such as {str(known.ensembl_ids[0])!r}), but no pair of "
             f"both.{example} It must lead from genes of the vocabulary to genes of the model."
         )
     return [(int(a), int(b)) for a, b in zip(new, old, strict=True) if a >= 0 and b >= 0]

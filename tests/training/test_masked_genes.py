@@ -10,6 +10,7 @@ import torch
 from fine_tuned import make_cells
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 from toys import make_model, make_vocabulary
 from transformers import BertForMaskedLM
 
@@ -76,6 +77,15 @@ def test_masks_are_drawn_anew_in_every_epoch_and_are_the_same_when_asked_for_aga
     others = (make_masked(VOCABULARY, 12, 3, 1), make_masked(VOCABULARY, 12, 4, 0))
     for other in others:  # another part, another seed
         assert any((a["tokens"] != other[i]["tokens"]).any() for i, a in enumerate(first))
+
+
+def test_processes_that_load_data_draw_the_same_masks():
+    cells = make_masked(VOCABULARY)
+    loader = DataLoader(cells, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in range(2):
+        cells.begin_epoch(epoch)
+        there = [item["token_labels"].tolist() for item in loader]
+        assert there == [cells[i]["token_labels"].tolist() for i in range(len(cells))]
 
 
 def test_positions_stay():
