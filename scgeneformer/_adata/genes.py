@@ -143,12 +143,13 @@ def _check_symbols(genes: GeneMap, vocabulary: Vocabulary) -> None:
 def _species_in(vocabulary: Vocabulary) -> frozenset[str]:
     """Every species whose Ensembl IDs the vocabulary has; several if it was extended.
 
-    Of symbols alone, as in vocabularies of scGPT, the one that their spelling tells.
+    Where symbols are its IDs, as in those of scGPT, the one that their spelling tells.
     """
     ids = vocabulary.ensembl_ids.tolist()
+    if ids == vocabulary.symbols.tolist():
+        return frozenset({species_of(ids) or "human"})
     prefixes = {re.sub(r"\d+$", "", one): one for one in ids}
-    found = frozenset(found for one in prefixes.values() if is_ensembl(one) and (found := species_of([one])))
-    return found or frozenset({species_of(ids) or "human"})
+    return frozenset(found for one in prefixes.values() if is_ensembl(one) and (found := species_of([one])))
 
 
 def _too_few(genes: GeneMap, var: pd.DataFrame, gene_ids: str | None) -> str:

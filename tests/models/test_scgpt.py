@@ -119,7 +119,7 @@ def ours(adata, model):
 SAVED = {
     "torch": lambda name: name,
     "flash attention": lambda name: name.replace("in_proj_", "Wqkv."),
-    "flash attention, wrapped": lambda name: name.replace("in_proj_", "_impl.Wqkv.").replace("out_proj", "_impl.out_proj"),
+    "wrapped": lambda name: name.replace("in_proj_", "_impl.Wqkv.").replace("out_proj", "_impl.out_proj"),
     "parallel": lambda name: f"module.{name}",
 }
 
@@ -263,7 +263,7 @@ def test_genes_of_mice_are_refused_though_their_symbols_match_in_upper_case(tmp_
     model = models.load(write(tmp_path / "m", names, make_twin(len(names)).state_dict()), device="cpu")
     adata = ad.AnnData(np.ones((2, 3), dtype=np.float32))
     adata.var_names = ["Gapdh", "Actb", "Cd3e"]
-    with pytest.raises(DataError, match="those of mouse or rat .* knows those of human"):
+    with pytest.raises(DataError, match=r"those of mouse or rat .* knows those of human"):
         gf.tl.embed_cells(adata, model)
     adata.var_names = ["GAPDH", "ACTB", "CD3E"]
     gf.tl.embed_cells(adata, model)
