@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @shared_docs
 def pretrain(
-    adata: AnnData | Sequence[AnnData],
+    adata: AnnData | str | os.PathLike[str] | Sequence[AnnData | str | os.PathLike[str]],
     model: ModelLike | None = None,
     *,
     vocabulary: Vocabulary | None = None,
@@ -68,7 +68,9 @@ def pretrain(
     Parameters
     ----------
     adata
-        Cells × genes, with raw or log1p-normalised counts; or a list of such data sets.
+        Cells × genes, with raw or log1p-normalised counts; or the path of a folder of tokens (``*.dataset``), such as
+        Genecorpus-30M; or a list of such data sets. In folders, cells that are too long are cut, and tokens that a cell
+        holds twice are read once.
     model
         Model to begin with: registry name, local directory, ``org/repo[/subfolder]`` or a loaded model. Unlike
         elsewhere None takes none.

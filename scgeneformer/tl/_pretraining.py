@@ -17,9 +17,7 @@ from scgeneformer.tl._training import Beginning, find_place, limited, read_cells
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
-
-    from anndata import AnnData
+    from collections.abc import Mapping
 
     from scgeneformer._adata.split import Split
     from scgeneformer._engine.masked_head import MaskedHead
@@ -105,7 +103,7 @@ def digest(orthologs: Any) -> str:
 
 
 def begin_pretraining(
-    adata: AnnData | Sequence[AnnData],
+    adata: Any,
     model: ModelLike | None,
     vocabulary: Vocabulary | None,
     orthologs: Any,
@@ -127,7 +125,7 @@ def begin_pretraining(
     genes = limited(start.vocabulary, start, recipe)
     objective = find_objective(genes, head)
     corpus = open_corpus(adata, genes, **where)
-    beginning = Beginning(start, recipe, genes, corpus.sources, *place, dict(arguments or {}), seed)
+    beginning = Beginning(start, recipe, genes, corpus.sets, *place, dict(arguments or {}), seed)
     beginning.run(objective).encoder()  # refuses what cannot be built, before anything is written
     return beginning, corpus, objective
 
@@ -137,13 +135,14 @@ def read_material(beginning: Beginning, corpus: Corpus, split: Split) -> Materia
     from scgeneformer._training.dataset import joined
 
     read, facts, numbers = [], [], []
-    for adata, source, some in zip(corpus.adatas, corpus.sources, corpus.slices, strict=True):
+    n_tokens = beginning.vocabulary.n_tokens
+    for one, some in zip(corpus.sets, corpus.slices(), strict=True):
         parts = split.parts[some]
-        labels = np.empty((adata.n_obs, 0), dtype=np.int64)
-        rows, cells = read_cells(source, adata.obs_names.to_numpy(str), parts >= 0, labels, "to train and validate on")
+        labels = np.empty((len(parts), 0), dtype=np.int64)
+        rows, cells = read_cells(one, n_tokens, one.names, parts >= 0, labels, "to train and validate on")
         read.append(cells)
         numbers.append(parts[rows])
-        facts.append({"cells": len(cells), "tokens": len(cells.ids), "checksum": _checksum(cells), **source.params})
+        facts.append({"cells": len(cells), "tokens": len(cells.ids), "checksum": _checksum(cells), **one.params})
     cells, part = joined(read), np.concatenate(numbers)
     found = [cells.part(part == number) for number in range(len(PARTS))]
     if not len(found[TRAIN]):

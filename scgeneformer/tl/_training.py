@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from scanpy import logging as logg
@@ -17,11 +17,12 @@ from scgeneformer.settings import settings
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from anndata import AnnData
 
+    from scgeneformer._adata.corpus import DataSet
     from scgeneformer._adata.labels import Labels
     from scgeneformer._adata.previous import PreviousLayer
     from scgeneformer._adata.split import Split
@@ -65,7 +66,7 @@ class Beginning:
     model: Model
     recipe: Recipe
     vocabulary: Vocabulary
-    sources: list[CellTokens]
+    sources: Sequence[CellTokens | DataSet]
     folder: Path
     device: torch.device
     half: str | None
@@ -74,8 +75,8 @@ class Beginning:
 
     @property
     def source(self) -> CellTokens:
-        """The cells of the first, or only, data set."""
-        return self.sources[0]
+        """The cells of the only data set."""
+        return cast("CellTokens", self.sources[0])
 
     def run(self, task: Task) -> Run:
         """A training of `task` on any choice of cells."""
@@ -87,7 +88,7 @@ class Beginning:
     def request(self, **more: Any) -> dict[str, Any]:
         """All that the trained weights depend on."""
         facts = {"model": self.model.checksum, "recipe": self.recipe.to_dict(), "seed": self.seed, "half": self.half}
-        return {**facts, **self.source.params, "arguments": self.arguments, **more}
+        return {**facts, **self.sources[0].params, "arguments": self.arguments, **more}
 
 
 def begin(
@@ -154,8 +155,8 @@ def limited(vocabulary: Vocabulary, model: Model, recipe: Recipe) -> Vocabulary:
         largest = min(largest, n_positions)
     elif n_positions < needed:
         raise DataError(
-            f"The encoding {vocabulary.encoding.name!r} needs {needed} positions, and the model has {n_positions}. Leave "
-            "max_position_embeddings out of config=."
+            f"The encoding {vocabulary.encoding.name!r} needs {needed} positions, and the model has {n_positions}. "
+            "Leave max_position_embeddings out of config=."
         )
     return replace(vocabulary, input_size=min(vocabulary.input_size, largest))
 
@@ -224,11 +225,12 @@ def labelled_cells(
     codes = np.stack([one.codes for one in labels], axis=1)
     chosen = (codes >= 0).any(axis=1) & (parts.parts >= 0)
     names = adata.obs_names.to_numpy(str)
-    return read_cells(beginning.source, names, chosen, np.where(codes < 0, IGNORED, codes), "with a label")
+    told, n_tokens = np.where(codes < 0, IGNORED, codes), beginning.vocabulary.n_tokens
+    return read_cells(beginning.source, n_tokens, names, chosen, told, "with a label")
 
 
 def read_cells(
-    source: CellTokens, names: np.ndarray, chosen: np.ndarray, labels: np.ndarray, which: str
+    source: CellTokens | DataSet, n_tokens: int, names: np.ndarray, chosen: np.ndarray, labels: np.ndarray, which: str
 ) -> tuple[np.ndarray, TokenDataset]:
     """Rows of the chosen cells that have tokens, by the name of the cell, and their tokens and labels.
 
@@ -236,6 +238,8 @@ def read_cells(
     ----------
     source
         The cells.
+    n_tokens
+        Tokens of the vocabulary.
     names
         Of all cells, (n_obs,).
     chosen
@@ -247,7 +251,7 @@ def read_cells(
     """
     from scgeneformer._training.dataset import TokenDataset, gather
 
-    found = gather(source.counted()[1], chosen, source.vocabulary.n_tokens)
+    found = gather(((first, tokens) for first, tokens, _ in source.blocks()), chosen, n_tokens)
     rows = np.flatnonzero(chosen)
     cells = TokenDataset(found.ids, found.offsets, labels[rows], found.positions)
     order = np.argsort(names[rows], kind="stable")

@@ -238,6 +238,19 @@ def test_several_data_sets(cells, vocabulary, tmp_path):
     assert same_weights(trained.folder, again.folder)
 
 
+def test_folders_of_tokens_give_the_weights_that_the_counts_give(trained, cells, tmp_path):
+    pytest.importorskip("pyarrow")
+    gf.datasets.write_tokens(cells, tmp_path / "cells.dataset", model=trained)
+    one = gf.tl.pretrain(cells, trained, out=tmp_path / "one", split_by="donor", fractions=(0.7, 0.3, 0), **QUICK)
+    again = {"split_by": "donor", "fractions": (0.7, 0.3, 0), **QUICK}
+    two = gf.tl.pretrain(tmp_path / "cells.dataset", trained, out=tmp_path / "two", **again)
+    assert same_weights(one.folder, two.folder)
+    assert one.metrics["data"][0]["checksum"] == two.metrics["data"][0]["checksum"]
+    assert two.metrics["data"][0]["counts"] == str(tmp_path / "cells.dataset")
+    mixed = gf.tl.pretrain([tmp_path / "cells.dataset", make_adata(6)], trained, out=tmp_path / "three", **QUICK)
+    assert [data["cells"] for data in mixed.metrics["data"]] == [24, 6]
+
+
 def test_a_given_split_and_no_validation(cells, vocabulary, tmp_path):
     cells.obs["part"] = np.where(cells.obs["donor"] == "d3", None, "train")
     before = cells.copy()
@@ -350,7 +363,9 @@ def test_data_sets_are_named_in_errors(unchanged, vocabulary, tmp_path):
         scratch([unchanged, empty], vocabulary, tmp_path / "out")
     with pytest.raises(MissingKeyError, match=r"'batch' is no column of adata\.obs of data set 0; the columns are: "):
         scratch([unchanged, unchanged.copy()], vocabulary, tmp_path / "out", split_by="batch")
-    with pytest.raises(DataError, match=r"adata must be an AnnData or a list of AnnData, and is \[\]"):
+    with pytest.raises(
+        DataError, match=r"adata must be an AnnData, the path of a folder of tokens, or a list of these, not \[\]"
+    ):
         scratch([], vocabulary, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
