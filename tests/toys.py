@@ -73,15 +73,19 @@ def make_bert(vocabulary: Vocabulary, n_blocks: int = 3, width: int = 16, seed: 
     return bert
 
 
-def make_model(*, special: bool = False, n_genes: int = 40, input_size: int = 16, n_blocks: int = 3):
-    """Random model in memory, with the vocabulary of :func:`make_vocabulary`."""
+def make_model(
+    *, special: bool = False, n_genes: int = 40, input_size: int = 16, n_blocks: int = 3, two_times: bool = False
+):
+    """Random model in memory, with the vocabulary of :func:`make_vocabulary`, or that of two time points."""
     from pathlib import Path
 
     import torch
 
     from scgeneformer._engine.encoder import use_packed_attention
+    from scgeneformer._engine.two_time_points import reads_two_times
     from scgeneformer.models import Model
 
     vocabulary = make_vocabulary(n_genes, special=special, input_size=input_size)
+    vocabulary = reads_two_times(vocabulary) if two_times else vocabulary
     bert = use_packed_attention(make_bert(vocabulary, n_blocks)).requires_grad_(False)
     return Model("toy", "tests", "", "0" * 64, vocabulary, bert, torch.device("cpu"), torch.float32, Path())

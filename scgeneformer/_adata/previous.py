@@ -47,7 +47,8 @@ def find_previous(
         if previous_layer:
             raise DataError(
                 f"The model reads one time point of a cell, and previous_layer={previous_layer!r} names another. Train "
-                f"one that reads two: gf.tl.train_classifier(..., previous_layer={previous_layer!r}); or leave it out."
+                f"one that reads two: gf.tl.train_classifier(..., previous_layer={previous_layer!r}); or leave "
+                "previous_layer out."
             )
         return None
     if previous_layer is False:

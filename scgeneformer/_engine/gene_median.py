@@ -113,7 +113,7 @@ def count_tokens(blocks: Iterable[tuple[int, Tokens]], slot_of_token: np.ndarray
     """How many cells contain each gene, (n_slots,) int64."""
     counts = np.zeros(n_slots + 1, dtype=np.int64)
     for _, tokens in blocks:
-        counts += np.bincount(np.maximum(tokens.slots(slot_of_token), -1) + 1, minlength=n_slots + 1)
+        counts += np.bincount(tokens.slots(slot_of_token) + 1, minlength=n_slots + 1)
     return counts[1:]
 
 

@@ -58,7 +58,7 @@ class Tokens:
         return Tokens(self.ids[places], offsets, None if self.positions is None else self.positions[places])
 
     def slots(self, slot_of_token: np.ndarray) -> np.ndarray:
-        """Slot of each token, (total,) int64; -1 for none, and for all behind a token of the slot LAST in its cell.
+        """Slot of each token, (total,) int64; -1 for none, and from a token of the slot LAST to the end of its cell.
 
         Parameters
         ----------
