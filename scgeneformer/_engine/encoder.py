@@ -57,7 +57,7 @@ def new_bert(config: BertConfig) -> BertModel:
 
     bert = BertModel(config, add_pooling_layer=False)
     if not getattr(config, "embedding_norm", True):
-        bert.embeddings.LayerNorm = torch.nn.Identity()
+        bert.embeddings.LayerNorm = torch.nn.Identity()  # type: ignore[assignment]
     return use_packed_attention(bert)
 
 

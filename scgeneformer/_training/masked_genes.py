@@ -16,16 +16,11 @@ import torch
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.masked_head import MaskedHead
 from scgeneformer._engine.packing import batches
-from scgeneformer._engine.ranking import RankValue
-from scgeneformer._engine.two_time_points import TwoTimePoints
-from scgeneformer._errors import ModelError
 from scgeneformer._training.dataset import IGNORED, TokenDataset, collate
 from scgeneformer._training.network import loss_of, read_targets
 from scgeneformer._training.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from transformers import BertModel
 
     from scgeneformer._engine.packing import Packed
@@ -42,6 +37,8 @@ class Objective(Task, Protocol):
     """What is hidden from the model in pretraining, and predicted."""
 
     entries: ClassVar[dict[str, Any]]  # of config.json, beyond those of the encoder
+    needs: ClassVar[tuple[str, ...]]  # special tokens
+    hidden: ClassVar[str]  # what is hidden, in words: "genes"
 
     def hide(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """A cell of a :class:`TokenDataset` with something hidden, and "token_labels" (n,) that say what it was."""
@@ -100,6 +97,8 @@ class MaskedGenes:
     vocabulary: Vocabulary
     start: MaskedHead | None = None
     entries: ClassVar[dict[str, Any]] = {"architectures": ["BertForMaskedLM"], "tie_word_embeddings": True}
+    needs: ClassVar[tuple[str, ...]] = ("<pad>", MASK)
+    hidden: ClassVar[str] = "genes"
 
     @property
     def sizes(self) -> list[int]:
@@ -144,32 +143,6 @@ class MaskedGenes:
     def _is_gene(self) -> np.ndarray:
         """Whether a token is a gene, (n_tokens,) bool."""
         return np.isin(np.arange(self.vocabulary.n_tokens), self.vocabulary.tokens)
-
-
-OBJECTIVES: dict[str, Callable[[Vocabulary, MaskedHead | None], Objective]] = {
-    RankValue.name: MaskedGenes,
-    TwoTimePoints.name: MaskedGenes,
-}
-"""Encoding of the vocabulary -> what is hidden and predicted."""
-
-
-def find_objective(vocabulary: Vocabulary, start: MaskedHead | None = None) -> Objective:
-    """What is hidden and predicted with the encoding of a vocabulary.
-
-    Raises
-    ------
-    ModelError
-        If nothing is known for it, or the vocabulary has no token to mask with.
-    """
-    if (name := vocabulary.encoding.name) not in OBJECTIVES:
-        known = " or ".join(map(repr, OBJECTIVES))
-        raise ModelError(f"Models of the encoding {name!r} cannot be pretrained, those of {known} can.")
-    if missing := [token for token in ("<pad>", MASK) if token not in vocabulary.special]:
-        raise ModelError(
-            f"The vocabulary has no token {missing[0]}, which pretraining needs. Give it one: "
-            f"special={{**vocabulary.special, {missing[0]!r}: vocabulary.n_tokens}}."
-        )
-    return OBJECTIVES[name](vocabulary, start)
 
 
 def measure(network: Network, cells: TokenDataset) -> dict[str, float]:

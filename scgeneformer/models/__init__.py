@@ -1,6 +1,7 @@
 """Models: which there are, and how they get into memory."""
 
 from scgeneformer._engine.gene_statistics import GeneStatistics
+from scgeneformer._engine.value_bins import ValueBinned
 from scgeneformer._training.recipe import Recipe
 from scgeneformer.models._available import available
 from scgeneformer.models._build_vocabulary import build_vocabulary
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "ModelLike",
     "Recipe",
+    "ValueBinned",
     "available",
     "build_vocabulary",
     "cache_info",

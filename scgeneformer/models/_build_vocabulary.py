@@ -18,6 +18,7 @@ from scgeneformer.models._load_vocabulary import load_vocabulary
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scgeneformer._engine.encodings import Encoding
     from scgeneformer.models._model import ModelLike
 
 SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
@@ -35,6 +36,7 @@ def build_vocabulary(
     symbols: Mapping[str, str] | pd.Series | None = None,
     aliases: Mapping[str, str] | pd.Series | None = None,
     base: ModelLike | Vocabulary | None = None,
+    encoding: Encoding | None = None,
 ) -> Vocabulary:
     """Build the vocabulary of a new model, of any species or panel, from statistics of its corpus.
 
@@ -61,6 +63,9 @@ def build_vocabulary(
         Other name, such as a former ID -> ID.
     base
         Model, or vocabulary, to extend; what :func:`load_vocabulary` takes.
+    encoding
+        How a cell becomes a sequence of tokens, such as :class:`ValueBinned`; None takes that of `base`, or the
+        rank-value encoding.
 
     Returns
     -------
@@ -119,6 +124,7 @@ def build_vocabulary(
         symbols=np.append(old.symbols, table["symbol"].to_numpy(str)),
         medians=np.append(old.medians, table["median"].to_numpy(np.float64)),
         input_size=int(size),
+        encoding=old.encoding if encoding is None else encoding,
         record={**old.record, "vocabulary": made},
     )
     logg.info(f"vocabulary: {len(table):,} genes of {statistics.total_cells:,} cells, {vocabulary.n_tokens:,} tokens")

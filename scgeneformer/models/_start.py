@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from scgeneformer._engine.masked_head import MaskedHead
     from scgeneformer._engine.vocabulary import Vocabulary
+    from scgeneformer._training.masked_values import ValueHead
 
 
 def without_weights(vocabulary: Vocabulary, changes: Mapping[str, Any] | None) -> Model:
@@ -41,7 +42,9 @@ def without_weights(vocabulary: Vocabulary, changes: Mapping[str, Any] | None) -
     return Model("Geneformer", "", "", "", vocabulary, bert, torch.device("cpu"), torch.float32, Path())
 
 
-def with_head(model: Model, vocabulary: Vocabulary | None, orthologs: Any) -> tuple[Model, MaskedHead]:
+def with_head(
+    model: Model, vocabulary: Vocabulary | None, orthologs: Any
+) -> tuple[Model, MaskedHead | ValueHead | None]:
     """A pretrained model and its head.
 
     Parameters
@@ -52,9 +55,20 @@ def with_head(model: Model, vocabulary: Vocabulary | None, orthologs: Any) -> tu
         Genes it is to know; None leaves its own. What came from where is logged, see `transfer.py`.
     orthologs
         Gene of the vocabulary -> gene of the model, or None.
+
+    Returns
+    -------
+    The model, with the vocabulary, and the head; None if a model of value bins has none, as those of scGPT.
     """
     from scgeneformer._training.transfer import find_transfer, transferred
 
+    if model.vocabulary.encoding.n_positions is not None:
+        return _with_value_head(model, vocabulary)
+    if vocabulary is not None and vocabulary.encoding.n_positions is not None:
+        raise ModelError(
+            f"The vocabulary reads {vocabulary.encoding.name!r}, in which positions are bins, and those that "
+            f"{model.name} learned are ranks. Train from scratch: leave model= out."
+        )
     if not getattr(model.bert.config, "tie_word_embeddings", True):
         raise ModelError(
             f"The decoder of {model.name} is not tied to its embeddings (tie_word_embeddings). gf.tl.pretrain trains "
@@ -73,3 +87,16 @@ def with_head(model: Model, vocabulary: Vocabulary | None, orthologs: Any) -> tu
         counts += f"; {transfer.n_left:,} genes of {model.name} are not in the vocabulary"
     logg.info(f"    {counts}")
     return replace(model, bert=bert, vocabulary=vocabulary), head
+
+
+def _with_value_head(model: Model, vocabulary: Vocabulary | None) -> tuple[Model, ValueHead | None]:
+    from scgeneformer._training.masked_values import PREFIX, ValueHead
+    from scgeneformer.models._file_tensors import file_tensors
+
+    if vocabulary is not None and vocabulary.checksum != model.vocabulary.checksum:
+        raise ModelError(
+            f"{model.name} reads value bins, and other genes can be given to models of ranks only. Leave vocabulary= "
+            "or model= out."
+        )
+    tensors = {} if model.files is None else file_tensors(model)
+    return model, ValueHead.of(model.bert.config, tensors) if f"{PREFIX}bins.bias" in tensors else None

@@ -55,7 +55,9 @@ def pretrain(
 
     Of each cell 15 % of the genes are chosen, anew in every epoch; 80 % of these are masked, 10 % replaced by a random
     gene and 10 % left as they are, and the model learns to tell which gene was there (Theodoris et al. 2023; special
-    tokens are never chosen). The loop is `transformers.Trainer` on packed sequences, without padding.
+    tokens are never chosen). If the vocabulary reads value bins (:class:`scgeneformer.models.ValueBinned`), 40 % of the
+    genes keep their token and lose their value, and the model learns to tell its bin (Cui et al. 2024, scGPT). The loop
+    is `transformers.Trainer` on packed sequences, without padding.
 
     Where it begins:
 

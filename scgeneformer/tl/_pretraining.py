@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scgeneformer._engine.vocabulary import Vocabulary
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.masked_genes import Objective
+    from scgeneformer._training.masked_values import ValueHead
     from scgeneformer._training.network import Network
     from scgeneformer._training.trained import Trained
     from scgeneformer.models import Model, ModelLike
@@ -73,7 +74,7 @@ def choose_recipe(
 
 def find_start(
     model: ModelLike | None, vocabulary: Vocabulary | None, orthologs: Any, recipe: Recipe
-) -> tuple[Model, MaskedHead | None]:
+) -> tuple[Model, MaskedHead | ValueHead | None]:
     """The model that the training begins with, whose vocabulary is that of the trained one; None: the head is drawn."""
     from scgeneformer.models._start import with_head, without_weights
 
@@ -118,7 +119,7 @@ def begin_pretraining(
     **where: Any,
 ) -> tuple[Beginning, Corpus, Objective]:
     """Load what it starts from, find the cells, check recipe and directory; `where` is for `open_tokens`."""
-    from scgeneformer._training.masked_genes import find_objective
+    from scgeneformer._training.objectives import find_objective
 
     place = find_place(DEFAULT_OUT if out is None else out, overwrite, device, dtype)
     start, head = find_start(model, vocabulary, orthologs, recipe)
@@ -177,8 +178,8 @@ def judge(
             "n_cells": len(cells),
         }
         logg.info(
-            f"    {part} cells: masked-gene loss {found['loss']:.4f} (by the frequency of genes alone {alone:.4f}), "
-            f"accuracy {found['accuracy']:.3f}"
+            f"    {part} cells: loss on masked {objective.hidden} {found['loss']:.4f} (by their frequency alone "
+            f"{alone:.4f}), accuracy {found['accuracy']:.3f}"
         )
     return judged
 
@@ -207,8 +208,8 @@ def save_pretrained(
     config = network.bert.config
     card = model_card(
         f"Geneformer, {'pretrained' if from_scratch else f'pretrained further from {base.name}'}",
-        f"Geneformer of {config.num_hidden_layers} blocks, width {config.hidden_size}, that predicts masked genes out "
-        f"of {len(beginning.vocabulary.tokens):,}.",
+        f"Geneformer of {config.num_hidden_layers} blocks, width {config.hidden_size}, that predicts masked "
+        f"{objective.hidden} ({len(beginning.vocabulary.tokens):,} genes).",
         f'gf.tl.embed_cells(adata, "{beginning.folder.name}")',
         data={
             **{f"data set {i}": _line(facts) for i, facts in enumerate(material.facts)},

@@ -17,7 +17,8 @@ from transformers import BertForMaskedLM
 from scgeneformer._engine.packing import batches
 from scgeneformer._errors import ModelError
 from scgeneformer._training.dataset import IGNORED, TokenDataset, collate
-from scgeneformer._training.masked_genes import MaskedDataset, MaskedGenes, find_objective, measure, unigram_loss
+from scgeneformer._training.masked_genes import MaskedDataset, MaskedGenes, measure, unigram_loss
+from scgeneformer._training.objectives import find_objective
 from scgeneformer._training.recipe import Recipe
 from scgeneformer._training.run import Run
 

@@ -1,0 +1,138 @@
+"""Pretraining of models of value bins: the bins of some genes are masked and predicted from the rest of the cell.
+
+As in scGPT (Cui et al. 2024): a masked gene keeps its token and loses its value. Of each cell 40 % of the genes are
+chosen, the share in scGPT's examples, and all of them are masked. The loss is the cross-entropy over the bins, where
+scGPT takes the squared error of one number: bins are quantiles, between which differences mean no fixed difference of
+counts, and a cross-entropy can be told beside that of knowing their frequencies alone, as that of masked genes is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from scgeneformer._training.dataset import IGNORED, TokenDataset
+from scgeneformer._training.masked_genes import measure
+from scgeneformer._training.network import read_targets
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import BertConfig, BertModel
+
+    from scgeneformer._engine.packing import Packed
+    from scgeneformer._engine.value_bins import ValueBinned
+    from scgeneformer._engine.vocabulary import Vocabulary
+    from scgeneformer._training.network import Network
+    from scgeneformer._training.recipe import Recipe
+
+SHARE = 0.4
+PREFIX = "masked_values."
+
+
+class ValueHead(nn.Module):
+    """Dense layer, activation, layer norm, and one logit per bin.
+
+    Parameters
+    ----------
+    config
+        Of the encoder.
+    n_bins
+        Bins, that of zero included.
+    """
+
+    def __init__(self, config: BertConfig, n_bins: int) -> None:
+        super().__init__()
+        width, activation = config.hidden_size, config.hidden_act
+        self.dense = nn.Linear(width, width)
+        self.activation = ACT2FN[activation] if isinstance(activation, str) else activation
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.bins = nn.Linear(width, n_bins)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits (m, n_bins) float32 of states (m, d)."""
+        return self.bins(self.norm(self.activation(self.dense(states)))).float()
+
+    def initialise(self, spread: float, seed: int) -> ValueHead:
+        """Draw the weights as BERT does, normal with standard deviation `spread`, biases 0; returns the head."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in (self.dense, self.bins):
+                layer.weight.normal_(0.0, spread, generator=generator)
+                layer.bias.zero_()
+        return self
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights by their names in a weight file."""
+        return {PREFIX + name: tensor for name, tensor in self.state_dict().items()}
+
+    @classmethod
+    def of(cls, config: BertConfig, tensors: Mapping[str, torch.Tensor]) -> ValueHead:
+        """Build the head from tensors by their names in a weight file."""
+        own = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+        head = cls(config, len(own["bins.bias"]))
+        head.load_state_dict(own)
+        return head
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedValues:
+    """Which bin the value of a gene was in.
+
+    Parameters
+    ----------
+    vocabulary
+        Genes and special tokens, with value bins as their encoding.
+    start
+        Head to begin with; None draws one.
+    """
+
+    vocabulary: Vocabulary
+    start: ValueHead | None = None
+    entries: ClassVar[dict[str, Any]] = {"architectures": ["BertModel"]}
+    needs: ClassVar[tuple[str, ...]] = ("<pad>",)
+    hidden: ClassVar[str] = "value bins"
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bins."""
+        return [self._encoding.n_bins]
+
+    @property
+    def _encoding(self) -> ValueBinned:
+        return self.vocabulary.encoding  # type: ignore[return-value]
+
+    def head(self, bert: BertModel, recipe: Recipe, seed: int) -> ValueHead:
+        """The head before training."""
+        head = ValueHead(bert.config, self._encoding.n_bins)
+        if self.start is None:
+            return head.initialise(bert.config.initializer_range, seed)
+        head.load_state_dict(self.start.state_dict())
+        return head
+
+    def read(self, states: torch.Tensor, packed: Packed, targets: torch.Tensor | None) -> torch.Tensor:
+        """The states of the genes that were chosen, (m, d)."""
+        return read_targets(states, packed, targets)
+
+    def hide(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Choose 40 % of the genes of a cell, to the nearest whole number and at least one, and mask their bins."""
+        bins = item["positions"]
+        genes = np.flatnonzero(bins < self._encoding.n_bins)
+        chosen = rng.permutation(genes)[: max(1, round(SHARE * len(genes)))]
+        masked, labels = bins.copy(), np.full(len(bins), IGNORED, dtype=np.int64)
+        masked[chosen], labels[chosen] = self._encoding.mask_position, bins[chosen]
+        return {**item, "positions": masked, "token_labels": labels}
+
+    def frequencies(self, cells: TokenDataset) -> np.ndarray:
+        """How often each bin is in the cells, and one more (Laplace), (n_bins,)."""
+        n_bins, bins = self._encoding.n_bins, np.asarray(cells.positions)
+        return np.bincount(bins, minlength=n_bins)[:n_bins] + 1
+
+    def measure(self, network: Network, cells: TokenDataset) -> dict[str, float]:
+        """Mean loss and accuracy over all genes that were chosen."""
+        return measure(network, cells)
