@@ -6,7 +6,18 @@ import typer
 
 import scgeneformer as gf
 from scgeneformer._cli.cells import cells_of
-from scgeneformer._cli.options import Cells, CountsLayer, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
+from scgeneformer._cli.options import (
+    Cells,
+    CountsLayer,
+    GeneIds,
+    InPlace,
+    Model,
+    Out,
+    Overwrite,
+    PreviousLayer,
+    UseRaw,
+    target_of,
+)
 
 
 def numbers(text: str) -> list[int]:
@@ -43,6 +54,7 @@ def embed(
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
+    previous_layer: PreviousLayer = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in one forward pass.")] = None,
@@ -63,6 +75,7 @@ def embed(
             counts_layer=counts_layer,
             use_raw=use_raw or None,
             gene_ids=gene_ids,
+            previous_layer=previous_layer,
             device=device,
             dtype=dtype,
             tokens_per_batch=tokens_per_batch,

@@ -24,6 +24,9 @@ GeneIds = Annotated[
     str | None,
     typer.Option("--gene-ids", help="Column of var with Ensembl IDs or symbols, instead of the one found by itself."),
 ]
+PreviousLayer = Annotated[
+    str | None, typer.Option("--previous-layer", help="Layer with the counts before, for models of two time points.")
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="New file for data and results, .h5ad or .zarr.")]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Put the results into FILE itself.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file named by --out if it exists.")]

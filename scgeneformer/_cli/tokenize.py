@@ -7,7 +7,18 @@ import typer
 import scgeneformer as gf
 from scgeneformer._adata.files import edited, opened
 from scgeneformer._adata.token_files import SUFFIX
-from scgeneformer._cli.options import CountsLayer, File, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
+from scgeneformer._cli.options import (
+    CountsLayer,
+    File,
+    GeneIds,
+    InPlace,
+    Model,
+    Out,
+    Overwrite,
+    PreviousLayer,
+    UseRaw,
+    target_of,
+)
 
 
 def tokenize(
@@ -19,6 +30,7 @@ def tokenize(
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
+    previous_layer: PreviousLayer = None,
 ) -> None:
     """Store the rank-value encoding of every cell.
 
@@ -28,9 +40,11 @@ def tokenize(
     target = target_of(file, out, in_place)
     where: dict[str, Any] = {"counts_layer": counts_layer, "use_raw": use_raw or None, "gene_ids": gene_ids}
     if target.suffix == SUFFIX:
+        if previous_layer is not None:
+            raise typer.BadParameter("--previous-layer: folders of tokens hold one time point. Write .h5ad or .zarr.")
         with opened(file) as adata:
             gf.datasets.write_tokens(adata, target, model, overwrite=overwrite, **where)
     else:
         with edited(file, target, overwrite=overwrite or in_place) as adata:
-            gf.tl.tokenize(adata, model, **where)
+            gf.tl.tokenize(adata, model, previous_layer=previous_layer, **where)
     typer.echo(f"Tokens are in {target}")

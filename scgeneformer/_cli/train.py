@@ -8,7 +8,7 @@ import typer
 
 import scgeneformer as gf
 from scgeneformer._adata.files import opened
-from scgeneformer._cli.options import CountsLayer, File, GeneIds, Model, UseRaw
+from scgeneformer._cli.options import CountsLayer, File, GeneIds, Model, PreviousLayer, UseRaw
 
 Labels = Annotated[list[str], typer.Option("--label", "-l", help="Column of obs to learn. Repeatable: all at once.")]
 By = Annotated[
@@ -46,6 +46,7 @@ def train(
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
+    previous_layer: PreviousLayer = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
@@ -68,6 +69,7 @@ def train(
             counts_layer=counts_layer,
             use_raw=use_raw or None,
             gene_ids=gene_ids,
+            previous_layer=previous_layer,
             device=device,
             dtype=dtype,
             **dict(setting(text) for text in set_ or []),

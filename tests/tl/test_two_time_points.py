@@ -1,3 +1,5 @@
+from functools import partial
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -5,9 +7,11 @@ import pytest
 import scipy.sparse as sp
 from anndata.tests.helpers import assert_equal
 from toys import clear_cells, make_adata, make_counts, make_model
+from typer.testing import CliRunner
 
 import scgeneformer as gf
 from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer.cli import app
 
 LEARNS = {"epochs": 8, "learning_rate": 1e-2, "dropout": 0.0}
 
@@ -245,3 +249,21 @@ def test_functions_in_which_a_gene_occurs_once(unchanged, model, function, tmp_p
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"reads two time points.*a gene occurs once\. Take a model that reads one"):
         REFUSE[function](unchanged, model)
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def test_commands_name_the_layer(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    cells = gf.datasets.pbmc68k()[:12].copy()
+    cells.layers["before"] = cells.X[::-1].copy()
+    cells.write_h5ad(path)
+    call = partial(CliRunner().invoke, app)
+    assert call(["tokenize", str(path), "-m", "mini", "--previous-layer", "before", "--in-place"]).exit_code == 0
+    assert ad.read_h5ad(path).uns["geneformer_tokens"]["params"]["previous_layer"] == "before"
+    refused = call(["embed", str(path), "-m", "mini", "--previous-layer", "before", "--in-place"])
+    assert "The model reads one time point of a cell" in refused.stderr
+    folder = ["--out", str(tmp_path / "cells.dataset")]
+    refused = call(["tokenize", str(path), "-m", "mini", "--previous-layer", "before", *folder])
+    assert "folders of tokens hold one time point" in refused.stderr.replace("\n", " ")
