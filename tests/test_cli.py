@@ -282,6 +282,20 @@ def test_perturb_writes_what_perturb_gives(path, cells, suffix, tmp_path):
     np.testing.assert_array_equal(found.obsm["geneformer_delete"], cells.obsm["geneformer_delete"])
 
 
+def test_pretrain_from_scratch_and_on(path, cells, tmp_path):
+    files.format_of(path).write(cells, other := tmp_path / f"other{path.suffix}")
+    small = ["--set", 'config={"hidden_size": 16, "num_hidden_layers": 1}', "--set", "epochs=1", "--seed", 1]
+    result = call("pretrain", path, other, *small, "--split-by", "donor", "--out", tmp_path / "model")
+    assert result.exit_code == 0, result.output
+    assert "validation: loss " in result.stdout
+    assert f"The model is in {tmp_path / 'model'}" in result.stdout
+    assert gf.models.load(tmp_path / "model").width == 16
+    on = ("--model", tmp_path / "model", "--set", "epochs=1", "--set", "learning_rate=1e-4", "--out", tmp_path / "on")
+    result = call("pretrain", path, *on)
+    assert result.exit_code == 0, result.output
+    assert "is not empty" in fails("pretrain", path, *on)
+
+
 def test_train_and_classify(path, cells, tmp_path):
     cells.obs["cell_type"] = np.resize(["a", "b"], 12)
     files.format_of(path).write(cells, path)
