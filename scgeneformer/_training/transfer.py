@@ -134,10 +134,11 @@ def _ortholog_tokens(vocabulary: Vocabulary, known: Vocabulary, orthologs: Any) 
     old = match_genes([gene for _, gene in pairs], known)
     if not ((new >= 0) & (old >= 0)).any():
         example = f" The first pair is {pairs[0][0]!r} -> {pairs[0][1]!r}." if pairs else ""
+        ours, theirs = str(vocabulary.ensembl_ids[0]), str(known.ensembl_ids[0])
         raise DataError(
-            f"orthologs= names {int((new >= 0).sum())} genes of the vocabulary (such as {str(vocabulary.ensembl_ids[0])!r}) "
-            f"and {int((old >= 0).sum())} of the model (such as {str(known.ensembl_ids[0])!r}), but no pair of "
-            f"both.{example} It must lead from genes of the vocabulary to genes of the model."
+            f"orthologs= names {int((new >= 0).sum())} genes of the vocabulary (such as {ours!r}) and "
+            f"{int((old >= 0).sum())} of the model (such as {theirs!r}), but no pair of both.{example} It must lead "
+            "from genes of the vocabulary to genes of the model."
         )
     return [(int(a), int(b)) for a, b in zip(new, old, strict=True) if a >= 0 and b >= 0]
 
