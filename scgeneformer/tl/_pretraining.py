@@ -124,6 +124,8 @@ def begin_pretraining(
     place = find_place(DEFAULT_OUT if out is None else out, overwrite, device, dtype)
     start, head = find_start(model, vocabulary, orthologs, recipe)
     genes = limited(start.vocabulary, start, recipe)
+    if genes.input_size < start.vocabulary.input_size:
+        logg.info(f"    cells are cut to {genes.max_genes:,} genes, as positions of the model or max_tokens= allow")
     objective = find_objective(genes, head)
     corpus = open_corpus(adata, genes, **where)
     beginning = Beginning(start, recipe, genes, corpus.sets, *place, dict(arguments or {}), seed)

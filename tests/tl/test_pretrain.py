@@ -273,9 +273,11 @@ def test_empty_cells_are_left_out(cells, vocabulary, tmp_path, log):
 # --- on from a model ------------------------------------------------------------------------------------------------
 
 
-def test_on_from_a_model(trained, cells, tmp_path):
+def test_on_from_a_model(trained, cells, tmp_path, log):
     """It begins with the weights of the model, its head included."""
-    frozen = gf.tl.pretrain(cells, trained, out=tmp_path / "out", **{**QUICK, "learning_rate": 1e-12})
+    frozen = gf.tl.pretrain(cells, trained, out=tmp_path / "out", **{**QUICK, "learning_rate": 1e-12, "max_tokens": 12})
+    assert "cells are cut to 10 genes, as positions of the model or max_tokens= allow" in log()
+    assert gf.models.load_vocabulary(frozen).input_size == 12
     for name, tensor in weights(trained.folder).items():
         np.testing.assert_allclose(weights(frozen.folder)[name], tensor, atol=1e-7, err_msg=name)
     record = gf.models.load_vocabulary(frozen).record["pretraining"]
