@@ -77,7 +77,7 @@ def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: V
     """
     medians = np.where(gene_tokens >= 0, vocabulary.median_of_token[gene_tokens], np.nan)
     with ONE_AT_A_TIME:
-        n_genes = _count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
+        n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
     lead, trail = vocabulary.n_lead, vocabulary.n_trail
     kept = np.minimum(n_genes, vocabulary.max_genes)
     offsets = offsets_of(np.where(kept > 0, kept + lead + trail, 0))
@@ -95,7 +95,7 @@ def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: V
 
 
 @nb.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-def _count_known(data, indices, indptr, known):  # pragma: no cover  compiled
+def count_known(data, indices, indptr, known):  # pragma: no cover  compiled
     n_cells = len(indptr) - 1
     n_genes = np.zeros(n_cells, dtype=np.int32)
     for cell in nb.prange(n_cells):

@@ -2,9 +2,9 @@
 
 The non-zero values of a cell are divided at their own quantiles into ``n_bins - 1`` bins, 1 and up; bin 0 is the value
 zero. scGPT (`binning` in its preprocess.py) may do so after dividing by the total of the cell and log1p, but neither
-changes which quantiles a value lies between: only the order of the values matters. Of n values in order, numbered from
-0, there are ``m = n_bins - 1`` quantiles, at ``j (n - 1) / (m - 1)`` for j = 0 ... m - 1, interpolated between
-neighbors. For a value x, than which `below` values are smaller and `upto` values are not larger,
+changes which quantiles a value lies between: only the order of the values, as float32 like theirs, matters. Of n values
+in order, numbered from 0, there are ``m = n_bins - 1`` quantiles, at ``j (n - 1) / (m - 1)`` for j = 0 ... m - 1,
+interpolated between neighbors. For a value x, than which `below` values are smaller and `upto` values are not larger,
 
 - ``first = ceil(below (m - 1) / (n - 1)) + 1``: one more than the quantiles below x,
 - ``last = floor((upto - 1) (m - 1) / (n - 1)) + 1``: the quantiles up to x.
@@ -20,14 +20,13 @@ of the model has to be changed: gene embedding + bin embedding. The position `n_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numba as nb
 import numpy as np
 
-from scgeneformer._engine.ranking import CELLS_PER_TASK, ONE_AT_A_TIME, RankValue, rank_value_encode
+from scgeneformer._engine.ranking import CELLS_PER_TASK, ONE_AT_A_TIME, count_known
 from scgeneformer._engine.tokens import Tokens, offsets_of
 from scgeneformer._errors import ModelError
 
@@ -111,7 +110,8 @@ class ValueBinned:
         n_genes
             Known genes with a count in each cell, (n_cells,) int32.
         """
-        expressed, n_genes = rank_value_encode(counts, gene_tokens, _by_value(vocabulary))
+        with ONE_AT_A_TIME:
+            n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
         known = np.sort(gene_tokens[gene_tokens >= 0])
         fit = np.minimum(len(known) if self.zeros else n_genes, vocabulary.max_genes)
         kept = np.where(n_genes > 0, fit, 0)
@@ -127,54 +127,58 @@ class ValueBinned:
         with ONE_AT_A_TIME:
             _bin_rows(
                 *(counts.data, counts.indices, counts.indptr, gene_tokens, known, vocabulary.n_tokens),
-                *(expressed.ids, expressed.offsets, self.n_bins - 1, offsets[:-1] + lead, kept, ids, positions),
+                *(n_genes, self.n_bins - 1, offsets[:-1] + lead, kept, ids, positions),
             )
         return Tokens(ids, offsets, positions), n_genes
 
 
-@lru_cache(maxsize=4)
-def _by_value(vocabulary: Vocabulary) -> Vocabulary:
-    """A vocabulary by which :func:`rank_value_encode` orders all genes of a cell by value alone."""
-    ones = np.ones(len(vocabulary.tokens))
-    return replace(vocabulary, medians=ones, special={}, input_size=vocabulary.n_tokens, encoding=RankValue())
-
-
 @nb.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
 def _bin_rows(
-    data, indices, indptr, gene_tokens, known, n_tokens, ranked, offsets, m, starts, kept, ids, positions
+    data, indices, indptr, gene_tokens, known, n_tokens, n_genes, m, starts, kept, ids, positions
 ):  # pragma: no cover  compiled
-    """Put tokens and bins of each cell in their places; `ranked` and `offsets` are the genes in order of value."""
+    """Put tokens and bins of each cell in their places.
+
+    A cell is sorted by 64-bit keys: the bits of the value as float32, inverted so that larger ones come first, and the
+    token.
+    """
     n_cells = len(kept)
     for task in nb.prange((n_cells + CELLS_PER_TASK - 1) // CELLS_PER_TASK):
-        values = np.zeros(n_tokens, data.dtype)  # of each token in the cell
-        for cell in range(task * CELLS_PER_TASK, min(n_cells, (task + 1) * CELLS_PER_TASK)):
-            if kept[cell] == 0:
-                continue
+        first, last = task * CELLS_PER_TASK, min(n_cells, (task + 1) * CELLS_PER_TASK)
+        scratch = np.empty(n_genes[first:last].max(), np.uint64)
+        value, there = np.empty(1, np.float32), np.zeros(n_tokens, np.bool_)
+        bits = value.view(np.uint32)
+        for cell in range(first, last):
+            n, out = 0, starts[cell]
             for i in range(indptr[cell], indptr[cell + 1]):
                 token = gene_tokens[indices[i]]
-                if token >= 0:
-                    values[token] = data[i]
-            genes = ranked[offsets[cell] : offsets[cell + 1]]
-            n, out = len(genes), starts[cell]
+                if token >= 0 and data[i] > 0:
+                    value[0] = data[i]
+                    scratch[n] = (np.uint64(~bits[0]) & np.uint64(0xFFFFFFFF)) << np.uint64(32) | np.uint64(token)
+                    n += 1
+            keys = scratch[:n]
+            keys.sort()
             start = 0
             while start < min(n, kept[cell]):
                 stop = start + 1
-                while stop < n and values[genes[stop]] == values[genes[start]]:
+                while stop < n and keys[stop] ^ keys[start] < np.uint64(1 << 32):
                     stop += 1
                 bin_ = _middle_bin(n - stop, n - start, n, m)
                 for k in range(start, min(stop, kept[cell])):
-                    ids[out + k] = genes[k]
+                    ids[out + k] = keys[k] & np.uint64(0xFFFFFFFF)
                     positions[out + k] = bin_
                 start = stop
-            k, place = n, 0
-            while k < kept[cell]:  # room for genes without a count
-                if not values[known[place]] > 0:
-                    ids[out + k] = known[place]
-                    positions[out + k] = 0
-                    k += 1
-                place += 1
-            for token in genes:
-                values[token] = 0
+            if kept[cell] > n:  # room for genes without a count
+                for k in range(n):
+                    there[ids[out + k]] = True
+                k, place = n, 0
+                while k < kept[cell]:
+                    if not there[known[place]]:
+                        ids[out + k] = known[place]
+                        positions[out + k] = 0
+                        k += 1
+                    place += 1
+                for k in range(n):
+                    there[ids[out + k]] = False
 
 
 @nb.njit(cache=True, nogil=True)
