@@ -100,6 +100,7 @@ def test_embed_passes_its_options_on(path, cells, monkeypatch):
     monkeypatch.setattr(gf.tl, "embed_cells", lambda adata, model, **options: seen.update(options, model=model))
     words = "--layer -1 --pooling cls --groupby donor --groupby b --agg median --counts-layer counts --use-raw"
     more = "--gene-ids id --device cpu --dtype bfloat16 --tokens-per-batch 64 --key-added X_own --model m --in-place"
+    more += " --previous-layer before"
     assert call("embed", path, *words.split(), *more.split()).exit_code == 0
     assert seen == {
         "layer": [-1],
@@ -109,6 +110,7 @@ def test_embed_passes_its_options_on(path, cells, monkeypatch):
         "counts_layer": "counts",
         "use_raw": True,
         "gene_ids": "id",
+        "previous_layer": "before",
         "device": "cpu",
         "dtype": "bfloat16",
         "tokens_per_batch": 64,
