@@ -47,7 +47,7 @@ def classification_df(adata: AnnData, label: str, *, per_class: bool = False) ->
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = gf.datasets.pbmc68k()[::3].copy()
     >>> trained = gf.tl.train_classifier(adata, "cell_type", model="mini", max_tokens=64, epochs=1)
     >>> gf.get.classification_df(adata, "cell_type").index.tolist()
     ['fine-tuned']

@@ -130,7 +130,7 @@ def search_classifier(
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = gf.datasets.pbmc68k()[::3].copy()
     >>> space = {"learning_rate": (1e-4, 1e-2, "log"), "frozen_layers": [0, 2]}
     >>> found = gf.tl.search_classifier(adata, "cell_type", "mini", space=space, n_trials=2, max_tokens=32, epochs=0.2)
     >>> found.trials["state"].tolist()
