@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import scanpy as sc
 from anndata.tests.helpers import assert_equal
-from toys import make_adata, make_model, make_vocabulary
+from toys import Stop, make_adata, make_model, make_vocabulary
 
 import scgeneformer as gf
 
@@ -44,6 +44,27 @@ def quick_trainer():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Function that lets training stop at a step."""
+    from scgeneformer._training import network
+
+    def at(step):
+        left, real = [step], network.loss_of
+
+        def loss(logits, *rest):
+            if logits.requires_grad:
+                left[0] -= 1
+                if left[0] < 0:
+                    monkeypatch.setattr(network, "loss_of", real)
+                    raise Stop
+            return real(logits, *rest)
+
+        monkeypatch.setattr(network, "loss_of", loss)
+
+    return at
 
 
 @pytest.fixture(scope="session")

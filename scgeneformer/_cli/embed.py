@@ -9,6 +9,8 @@ from scgeneformer._cli.cells import cells_of
 from scgeneformer._cli.options import (
     Cells,
     CountsLayer,
+    Device,
+    Dtype,
     GeneIds,
     InPlace,
     Model,
@@ -55,8 +57,8 @@ def embed(
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
     previous_layer: PreviousLayer = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in one forward pass.")] = None,
     key_added: Annotated[str | None, typer.Option(help="Key in obsm, instead of X_geneformer.")] = None,
 ) -> None:

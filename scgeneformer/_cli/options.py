@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,18 @@ GeneIds = Annotated[
 PreviousLayer = Annotated[
     str | None, typer.Option("--previous-layer", help="Layer with the counts before, for models of two time points.")
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+ModelOut = Annotated[Path, typer.Option("--out", "-o", help="Directory of the trained model.")]
+OverwriteModel = Annotated[bool, typer.Option("--overwrite", help="Replace the model in --out.")]
+Split = Annotated[str | None, typer.Option(help="Column of obs with train, validation and test.")]
+By = Annotated[
+    list[str] | None, typer.Option("--split-by", help="Column of obs such as donor, never on both sides. Repeatable.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Setting of the recipe, such as learning_rate=1e-4. Repeatable."),
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="New file for data and results, .h5ad or .zarr.")]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Put the results into FILE itself.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file named by --out if it exists.")]
@@ -37,3 +50,18 @@ def target_of(file: Path, out: Path | None, in_place: bool) -> Path:
     if (out is None) != in_place:
         raise typer.BadParameter("Say where the results go: either --out NEWFILE or --in-place.")
     return file if out is None else out
+
+
+def settings_of(texts: list[str] | None) -> dict[str, Any]:
+    """Read NAME=VALUE texts; values are numbers, true, false, null or text."""
+    return dict(_setting(text) for text in texts or [])
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"--set {text!r} is not of the form NAME=VALUE, such as epochs=3.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -8,7 +8,19 @@ import typer
 import scgeneformer as gf
 from scgeneformer._cli.cells import cells_of
 from scgeneformer._cli.embed import Layers, numbers
-from scgeneformer._cli.options import Cells, CountsLayer, GeneIds, InPlace, Model, Out, Overwrite, UseRaw, target_of
+from scgeneformer._cli.options import (
+    Cells,
+    CountsLayer,
+    Device,
+    Dtype,
+    GeneIds,
+    InPlace,
+    Model,
+    Out,
+    Overwrite,
+    UseRaw,
+    target_of,
+)
 
 Genes = Annotated[
     list[str] | None,
@@ -38,8 +50,8 @@ def perturb(
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in one forward pass.")] = None,
     key_added: Annotated[str | None, typer.Option(help="Key in layers, instead of geneformer_<mode>.")] = None,
 ) -> None:

@@ -9,29 +9,42 @@ import typer
 import scgeneformer as gf
 from scgeneformer._adata.files import opened
 from scgeneformer._adata.token_files import SUFFIX
-from scgeneformer._cli.options import CountsLayer, GeneIds, Model, PreviousLayer, UseRaw
-from scgeneformer._cli.train import By, Set, setting
+from scgeneformer._cli.options import (
+    By,
+    CountsLayer,
+    Device,
+    Dtype,
+    GeneIds,
+    Model,
+    ModelOut,
+    OverwriteModel,
+    PreviousLayer,
+    Settings,
+    Split,
+    UseRaw,
+    settings_of,
+)
 
 
 def pretrain(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="AnnData files, or folders of tokens.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the trained model.")],
+    out: ModelOut,
     model: Model = None,
     min_cells: Annotated[
         int, typer.Option(help="Without --model: cells that must have a gene for it to be in the vocabulary.")
     ] = 1,
-    split: Annotated[str | None, typer.Option(help="Column of obs with train, validation and test.")] = None,
+    split: Split = None,
     split_by: By = None,
     recipe: Annotated[str, typer.Option(help="Settings by name.")] = "geneformer",
-    set_: Set = None,
+    set_: Settings = None,
     seed: int = 42,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in --out.")] = False,
+    overwrite: OverwriteModel = False,
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
     previous_layer: PreviousLayer = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Train Geneformer to predict masked genes, on from --model or from scratch.
 
@@ -59,7 +72,7 @@ def pretrain(
             dtype=dtype,
             overwrite=overwrite,
             **where,
-            **dict(setting(text) for text in set_ or []),
+            **settings_of(set_),
         )
     for part, found in trained.metrics["metrics"].items():
         alone = found["unigram_loss"]

@@ -1,54 +1,49 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import scgeneformer as gf
 from scgeneformer._adata.files import opened
-from scgeneformer._cli.options import CountsLayer, File, GeneIds, Model, PreviousLayer, UseRaw
+from scgeneformer._cli.options import (
+    By,
+    CountsLayer,
+    Device,
+    Dtype,
+    File,
+    GeneIds,
+    Model,
+    ModelOut,
+    OverwriteModel,
+    PreviousLayer,
+    Settings,
+    Split,
+    UseRaw,
+    settings_of,
+)
 
 Labels = Annotated[list[str], typer.Option("--label", "-l", help="Column of obs to learn. Repeatable: all at once.")]
-By = Annotated[
-    list[str] | None, typer.Option("--split-by", help="Column of obs such as donor, never on both sides. Repeatable.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Setting of the recipe, such as learning_rate=1e-4. Repeatable."),
-]
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE; values are numbers, true, false, null or text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"--set {text!r} is not of the form NAME=VALUE, such as epochs=3.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def train(
     file: File,
     label: Labels,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the trained model.")],
+    out: ModelOut,
     model: Model = None,
-    split: Annotated[str | None, typer.Option(help="Column of obs with train, validation and test.")] = None,
+    split: Split = None,
     split_by: By = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validate with so many folds.")] = None,
     recipe: Annotated[str, typer.Option(help="Settings by name.")] = "default",
-    set_: Set = None,
+    set_: Settings = None,
     seed: int = 42,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in --out.")] = False,
+    overwrite: OverwriteModel = False,
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
     previous_layer: PreviousLayer = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Fine-tune Geneformer to tell labels of cells.
 
@@ -72,7 +67,7 @@ def train(
             previous_layer=previous_layer,
             device=device,
             dtype=dtype,
-            **dict(setting(text) for text in set_ or []),
+            **settings_of(set_),
         )
     for name, parts in trained.metrics["metrics"].items():
         for part, scores in parts.items():

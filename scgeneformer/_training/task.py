@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,7 +45,7 @@ class Task(Protocol):
         """Loss, accuracy and what else there is over a data set, every label counted once, without dropout."""
 
 
-class ClassTask:
+class ClassTask(ABC):
     """What the classes of cells and those of genes have in common."""
 
     sizes: list[int]
@@ -55,9 +56,9 @@ class ClassTask:
         head = ClassHead(config.hidden_size, sum(self.sizes), recipe.head, config.hidden_dropout_prob)
         return head.initialise(config.initializer_range, seed)
 
+    @abstractmethod
     def predict(self, network: Network, cells: TokenDataset) -> tuple[np.ndarray, np.ndarray]:
         """Logits (m, n_classes) float32 and labels (m, n_tasks) of a data set."""
-        raise NotImplementedError
 
     def measure(self, network: Network, cells: TokenDataset) -> dict[str, float]:
         """Loss, accuracy and macro F1."""

@@ -10,10 +10,9 @@ import anndata as ad
 import numpy as np
 import pytest
 from anndata.tests.helpers import assert_equal
-from toys import make_adata, make_vocabulary
+from toys import Stop, make_adata, make_vocabulary
 
 import scgeneformer as gf
-import scgeneformer._training.network as network_module
 from scgeneformer._engine.two_time_points import reads_two_times
 from scgeneformer._errors import DataError, MissingKeyError, ModelError
 from scgeneformer.models._head import load_head
@@ -63,30 +62,6 @@ def same_weights(one, other):
 def curve(trained, *names):
     names = names or ("loss", "eval_loss", "eval_accuracy", "step")
     return [{name: entry[name] for name in names if name in entry} for entry in trained.metrics["history"]]
-
-
-class Stop(BaseException):
-    """What a kill looks like from inside."""
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Function that lets training stop at a step."""
-
-    def at(step):
-        left, real = [step], network_module.loss_of
-
-        def loss(logits, *rest):
-            if logits.requires_grad:
-                left[0] -= 1
-                if left[0] < 0:
-                    monkeypatch.setattr(network_module, "loss_of", real)
-                    raise Stop
-            return real(logits, *rest)
-
-        monkeypatch.setattr(network_module, "loss_of", loss)
-
-    return at
 
 
 # --- from scratch ---------------------------------------------------------------------------------------------------

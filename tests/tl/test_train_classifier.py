@@ -12,11 +12,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 from anndata.tests.helpers import assert_equal
-from toys import clear_cells, make_adata, make_model
+from toys import Stop, clear_cells, make_adata, make_model
 
 import scgeneformer as gf
 from scgeneformer._errors import DataError, MissingKeyError, ModelError
-from scgeneformer._training import network as network_module
 
 CLASSES = ["T cell", "CD4+/CD25 T Reg", "B"]
 LEARNS = {"epochs": 8, "learning_rate": 1e-2, "dropout": 0.0}
@@ -50,30 +49,6 @@ def weights(folder):
 def same_weights(one, other):
     a, b = weights(one), weights(other)
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
-class Stop(BaseException):
-    """What a kill looks like from inside."""
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Function that lets training stop at a step."""
-
-    def at(step):
-        left, real = [step], network_module.loss_of
-
-        def loss(logits, *rest):
-            if logits.requires_grad:
-                left[0] -= 1
-                if left[0] < 0:
-                    monkeypatch.setattr(network_module, "loss_of", real)
-                    raise Stop
-            return real(logits, *rest)
-
-        monkeypatch.setattr(network_module, "loss_of", loss)
-
-    return at
 
 
 # --- what is learned, written, and read again -----------------------------------------------------------------------

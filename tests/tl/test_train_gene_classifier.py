@@ -10,11 +10,10 @@ import pytest
 import scipy.sparse as sp
 from anndata.tests.helpers import assert_equal
 from safetensors.numpy import load_file
-from toys import clear_cells, make_adata, make_model
+from toys import Stop, clear_cells, make_adata, make_model
 
 import scgeneformer as gf
 from scgeneformer._errors import DataError, ModelError
-from scgeneformer._training import network as network_module
 
 pytestmark = pytest.mark.usefixtures("quick_trainer")
 
@@ -47,30 +46,6 @@ def learnable():
     counts[:, 13:] *= 10
     adata.X = sp.csr_matrix(counts)
     return adata
-
-
-class Stop(BaseException):
-    """What a kill looks like from inside."""
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Function that lets training stop at a step."""
-
-    def at(step):
-        left, real = [step], network_module.loss_of
-
-        def loss(logits, *rest):
-            if logits.requires_grad:
-                left[0] -= 1
-                if left[0] < 0:
-                    monkeypatch.setattr(network_module, "loss_of", real)
-                    raise Stop
-            return real(logits, *rest)
-
-        monkeypatch.setattr(network_module, "loss_of", loss)
-
-    return at
 
 
 # --- what is learned and stored -------------------------------------------------------------------------------------
