@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scgeneformer._adata.counts import Counts, count_share, open_counts
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import INDEX, GeneMap, map_genes
 from scgeneformer._adata.tokens import CellTokens
 from scgeneformer._engine.genes import is_ensembl, species_of
@@ -78,7 +79,7 @@ def _elsewhere(case: Case) -> str:
 
 
 def _genes(case: Case) -> Finding:
-    var = case.adata.var if case.counts is None else case.counts.var
+    var = in_memory(case.adata.var) if case.counts is None else case.counts.var
     try:
         case.genes = map_genes(var, case.vocabulary, case.gene_ids)
     except DataError as error:

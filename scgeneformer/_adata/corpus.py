@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.split import find_split
 from scgeneformer._adata.token_files import OBS_NAMES, TokenFile
 from scgeneformer._adata.tokens import CellTokens, open_tokens
@@ -80,7 +81,7 @@ class InAnnData:
 
     def column(self, name: str) -> Any:
         """One of them."""
-        return self.adata.obs[name].array
+        return in_memory(self.adata.obs, [name])[name].array
 
     def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, known genes before truncation) of consecutive cells."""

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Counts:
     @property
     def var(self) -> pd.DataFrame:
         """Annotation of the columns."""
-        return self.adata.raw.var if self.raw else self.adata.var
+        return in_memory(self.adata.raw.var if self.raw else self.adata.var)
 
     @property
     def n_obs(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,12 +59,9 @@ def find_goal(adata: AnnData, goal: dict[str, Any]) -> Goal:
     if not isinstance(goal, dict) or not needed <= set(goal) <= known:
         raise DataError(f"goal={goal!r} is not understood. It names a column of adata.obs and its states: {FORM}.")
     column = goal["column"]
-    if not isinstance(column, str) or column not in adata.obs:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise MissingKeyError(f"goal['column']={column!r} is no column of adata.obs; the columns are: {present}.")
     others = goal.get("alternatives", [])
     states = [str(one) for one in (goal["start"], goal["goal"], *([others] if isinstance(others, str) else others))]
-    groups = find_groups(adata, column)
+    groups = find_groups(adata, [column], asked="goal['column']")
     listed = ", ".join(map(repr, groups.names))
     if missing := [state for state in states if state not in groups.names]:
         raise DataError(f"No cell has the state {missing[0]!r} in adata.obs[{column!r}]; the states are: {listed}.")

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
+from scgeneformer._adata.frames import read_obs
 from scgeneformer._checks import as_names
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,13 +70,9 @@ def find_groups(adata: AnnData, groupby: str | Sequence[str], *, asked: str = "g
         If no cell has a label.
     """
     columns = list(dict.fromkeys(as_names(groupby)))
-    if not columns or (missing := [c for c in columns if c not in adata.obs]):
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        named = ", ".join(map(repr, missing)) if columns else "[]"
-        raise MissingKeyError(f"{asked}={named} is no column of adata.obs; the columns are: {present}.")
+    labels = read_obs(adata, columns, asked)
     if "n_cells" in columns:
         raise DataError(f"{asked}='n_cells' is the name under which the number of cells is stored. Rename the column.")
-    labels = adata.obs[columns]
     known = labels.notna().all(axis=1).to_numpy()
     if not known.any():
         raise DataError(f"All labels in adata.obs[{columns!r}] are missing. Group by a column that has labels.")

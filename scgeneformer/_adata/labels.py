@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
+from scgeneformer._adata.frames import read_obs
 from scgeneformer._checks import check_whole
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,10 +64,7 @@ def find_labels(adata: AnnData, label: str, *, min_cells: int = 2) -> Labels:
         are the same once they are text.
     """
     check_whole(min_cells=min_cells)
-    if not isinstance(label, str) or label not in adata.obs:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise MissingKeyError(f"label={label!r} is no column of adata.obs; the columns are: {present}.")
-    column = adata.obs[label]
+    column = read_obs(adata, [label], "label")[label]
     known = column.notna().to_numpy()
     if not known.any():
         raise DataError(f"All labels in adata.obs[{label!r}] are missing. Choose a column that has labels.")

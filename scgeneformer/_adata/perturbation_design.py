@@ -11,7 +11,7 @@ from scanpy import logging as logg
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._checks import as_names, check_whole
 from scgeneformer._engine.perturbation_statistics import TESTS, Asked
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,10 +84,7 @@ def find_cells(
         columns, codes = np.array(found.columns, dtype=object), place[found.codes]
     replicates, n = None, 0
     if replicate is not None:
-        if replicate not in adata.obs:
-            present = ", ".join(map(repr, adata.obs.columns)) or "none"
-            raise MissingKeyError(f"replicate={replicate!r} is no column of adata.obs; the columns are: {present}.")
-        donors = find_groups(adata, replicate)
+        donors = find_groups(adata, replicate, asked="replicate")
         replicates, n = donors.codes[cell_order], len(donors.names)
     return Cells(names, columns, codes[cell_order], replicates, n)
 

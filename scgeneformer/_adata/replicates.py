@@ -10,7 +10,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata.groups import Groups, find_groups
 from scgeneformer._checks import as_names, check_whole
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,10 +90,7 @@ def find_design(
             "replicate='<column of adata.obs>' names the donors."
         )
     else:
-        if replicate not in adata.obs:
-            present = ", ".join(map(repr, adata.obs.columns))
-            raise MissingKeyError(f"replicate={replicate!r} is no column of adata.obs; the columns are: {present}.")
-        donors = find_groups(adata, replicate)
+        donors = find_groups(adata, replicate, asked="replicate")
         replicates, n_replicates = donors.codes, len(donors.names)
     place = np.full(len(found.names) + 1, len(names) if reference == REST else -1)
     place[-1] = -1  # of cells without a label, whose code is -1

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
+from scgeneformer._adata.frames import read_obs
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.labels import Labels
 from scgeneformer._checks import check_whole
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError
 from scgeneformer._training import splits
 
 if TYPE_CHECKING:
@@ -130,11 +131,9 @@ def find_split(
 
 def _read(adata: AnnData, column: str, n_folds: int | None) -> np.ndarray:
     """Part, or fold, of every cell in a column of `obs`."""
-    if column not in adata.obs:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise MissingKeyError(f"split={column!r} is no column of adata.obs; the columns are: {present}.")
-    known = adata.obs[column].notna().to_numpy()
-    words = adata.obs[column][known].astype(str).str.strip().str.lower().str.removesuffix(".0")
+    values = read_obs(adata, [column], "split")[column]
+    known = values.notna().to_numpy()
+    words = values[known].astype(str).str.strip().str.lower().str.removesuffix(".0")
     number_of = WORDS if n_folds is None else {str(fold): fold for fold in range(n_folds)}
     if bad := sorted(set(words) - set(number_of)):
         holds = ", ".join(splits.PARTS) if n_folds is None else f"with n_folds={n_folds} folds from 0 to {n_folds - 1}"

@@ -14,6 +14,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.counts import NO_COUNTS, ROWS_PER_BLOCK, TOKEN_FILE, Counts, is_from_file, open_counts
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import GeneMap, map_genes
 from scgeneformer._adata.previous import PREVIOUS, PreviousLayer, find_previous
 from scgeneformer._engine.ranking import rank_value_encode
@@ -137,7 +138,8 @@ class StoredTokens(CellTokens):
 
     def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, known genes before truncation) of consecutive cells."""
-        adata, n_genes = self.counts.adata, self.counts.adata.obs[keys.N_GENES].to_numpy()
+        adata = self.counts.adata
+        n_genes = in_memory(adata.obs, [keys.N_GENES])[keys.N_GENES].to_numpy()
         binned = self.vocabulary.encoding.n_positions is not None
         for start in range(0, adata.n_obs, ROWS_PER_BLOCK):
             rows = slice(start, start + ROWS_PER_BLOCK)
@@ -213,7 +215,7 @@ def file_tokens(adata: AnnData, vocabulary: Vocabulary, gene_ids: str | None = N
         raise DataError(f"This needs counts, and adata holds none: {NO_COUNTS}. Begin with data that have counts.")
 
     return FileTokens(
-        Counts(adata, TOKEN_FILE, None, False, read), map_genes(adata.var, vocabulary, gene_ids), vocabulary
+        Counts(adata, TOKEN_FILE, None, False, read), map_genes(in_memory(adata.var), vocabulary, gene_ids), vocabulary
     )
 
 

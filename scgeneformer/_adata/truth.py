@@ -10,7 +10,8 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata.evaluation import evaluation
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._adata.frames import read_obs
+from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,9 +75,7 @@ def find_truth(adata: AnnData, column: str, tasks: Sequence[Task]) -> Truth:
     DataError
         If none of its labels is a class of the classifier.
     """
-    if column not in adata.obs:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise MissingKeyError(f"truth={column!r} is no column of adata.obs; the columns are: {present}.")
+    labels = read_obs(adata, [column], "truth")[column]
     names = [task.label for task in tasks]
     if column not in names and len(tasks) > 1:
         raise DataError(
@@ -85,7 +84,6 @@ def find_truth(adata: AnnData, column: str, tasks: Sequence[Task]) -> Truth:
         )
     number = names.index(column) if column in names else 0
     classes = tasks[number].classes
-    labels = adata.obs[column]
     known = labels.notna().to_numpy()
     code_of = {name: i for i, name in enumerate(classes)}
     codes = np.array([code_of.get(str(label), -1) for label in labels], dtype=np.int64)

@@ -10,6 +10,7 @@ from anndata import ImplicitModificationWarning
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.frames import drop
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def write(adata: AnnData, results: Results) -> None:
                 if existed:
                     getattr(adata, slot)[key] = old
                 elif key in getattr(adata, slot):
-                    del getattr(adata, slot)[key]
+                    drop(getattr(adata, slot), key)
             raise
     overwritten = [f"{slot}[{key!r}]" for slot, key, existed, _ in before if existed]
     if overwritten:

@@ -8,6 +8,7 @@ from scanpy import logging as logg
 from scgeneformer import models
 from scgeneformer._adata import keys
 from scgeneformer._adata.arrow_columns import to_arrow
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.token_files import EXTRA, IDS, LENGTH, OBS_NAMES, check_one_time
 from scgeneformer._adata.token_writer import check_folder, write_folder
 from scgeneformer._adata.tokens import open_tokens
@@ -115,7 +116,8 @@ def _columns(adata: AnnData, names: Sequence[str] | None) -> dict[str, Any]:
     if missing := [name for name in asked if name not in adata.obs]:
         there = ", ".join(map(repr, adata.obs)) or "none"
         raise MissingKeyError(f"adata.obs[{missing[0]!r}] does not exist; the columns are: {there}.")
-    found = {name: None if name in RESERVED else to_arrow(adata.obs[name]) for name in asked}
+    obs = in_memory(adata.obs, asked)
+    found = {name: None if name in RESERVED else to_arrow(obs[name]) for name in asked}
     if left_out := [name for name, column in found.items() if column is None]:
         if names is not None:
             raise DataError(

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._engine.aggregate import AGGREGATES, rows_with_nan
 from scgeneformer._engine.aggregate import aggregate as combine
@@ -83,7 +84,7 @@ def aggregate(
     obs = groups.table(n_cells)
     for column in groups.columns:
         used = set(obs[column])
-        obs[column] = pd.Categorical(obs[column], [c for c in _categories(adata.obs[column]) if c in used])
+        obs[column] = pd.Categorical(obs[column], [c for c in _categories(adata, column) if c in used])
     params = {"by": np.array(groups.columns), "func": func, "key": key}
     return ad.AnnData(values, obs=obs, var=pd.DataFrame(index=names), uns={"aggregate": {"params": params, **counts}})
 
@@ -106,12 +107,13 @@ def _embedding(adata: AnnData, key: str) -> tuple[np.ndarray, list[str]]:
 
 def _n_unused(adata: AnnData, groups: Groups) -> int:
     """Categories that no cell with a complete label has."""
-    pairs = [(_categories(adata.obs[column]), set(groups.frame[column])) for column in groups.columns]
+    pairs = [(_categories(adata, column), set(groups.frame[column])) for column in groups.columns]
     return sum(label not in used for labels, used in pairs for label in labels)
 
 
-def _categories(labels: pd.Series) -> list[str]:
-    """Labels as text, in the order of the categories, else sorted."""
+def _categories(adata: AnnData, column: str) -> list[str]:
+    """Labels in a column of `obs` as text, in the order of the categories, else sorted."""
+    labels = in_memory(adata.obs, [column])[column]
     return [str(label) for label in pd.Categorical(labels).categories]
 
 

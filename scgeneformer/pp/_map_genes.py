@@ -9,6 +9,7 @@ from scanpy import logging as logg
 from scgeneformer import models
 from scgeneformer._adata import keys
 from scgeneformer._adata.counts import count_share, open_counts
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import map_genes as find_genes
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._docs import shared_docs
@@ -70,11 +71,12 @@ def map_genes(
     """
     target = target_of(adata, copy)
     vocabulary = models.load_vocabulary(model)
-    genes = find_genes(adata.var, vocabulary, gene_ids)
+    var = in_memory(adata.var)
+    genes = find_genes(var, vocabulary, gene_ids)
     share = count_share(open_counts(adata, counts_layer), genes.tokens)
     id_of = pd.Series(vocabulary.ensembl_ids, index=vocabulary.tokens)
     known = genes.tokens >= 0
-    given = adata.var[keys.ENSEMBL_ID].astype(str) if keys.ENSEMBL_ID in adata.var else genes.names
+    given = var[keys.ENSEMBL_ID].astype(str) if keys.ENSEMBL_ID in var else genes.names
     ids = np.array([name if is_ensembl(name) else "" for name in given], dtype=object)
     ids[known] = id_of.loc[genes.tokens[known]].to_numpy()
     write(target, Results(var={keys.ENSEMBL_ID: ids, keys.GENE_TOKEN: genes.tokens}))

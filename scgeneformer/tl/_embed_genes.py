@@ -6,6 +6,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.gene_choice import choose_genes
 from scgeneformer._adata.genes import INDEX, GeneMap
 from scgeneformer._adata.groups import find_groups
@@ -222,7 +223,7 @@ def _choose(session: Session, mapped: GeneMap, genes: Sequence[str] | None) -> t
     """Names of the genes asked for, and the tokens to be summed."""
     if genes is None:
         return [], np.unique(mapped.tokens[mapped.tokens >= 0])
-    return choose_genes(session.source.counts.adata.var, mapped, session.model.vocabulary, genes)
+    return choose_genes(in_memory(session.source.counts.adata.var), mapped, session.model.vocabulary, genes)
 
 
 def _room_for_cells(n_obs: int, n_genes: int, session: Session) -> dict[int, np.ndarray]:

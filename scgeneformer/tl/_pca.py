@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.frames import drop
 from scgeneformer._adata.representation import open_representation
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_whole
@@ -127,7 +128,7 @@ def pca(
         results.obs[density] = densities
     write(target, results)
     if densities is None and density in target.obs:  # of an earlier call
-        del target.obs[density]
+        drop(target.obs, density)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import INDEX, GeneMap
 from scgeneformer._adata.perturbation_choice import Chooser
 from scgeneformer._adata.perturbation_results import Gathered
@@ -59,7 +60,7 @@ class Found:
 
 def run_all(session: Session, request: Request, goal: Goal | None, cells: np.ndarray, out: str | Path | None) -> Found:
     """Perturb the cells, with each treatment of positions that was asked for."""
-    vocabulary, var = session.model.vocabulary, session.source.counts.adata.var
+    vocabulary, var = session.model.vocabulary, in_memory(session.source.counts.adata.var)
     of_var = tokens_of_var(session.source)
     names = var.index.to_numpy(str) if session.source.counts.raw else session.source.genes.names
     chooser = Chooser(var, GeneMap(of_var, INDEX, names), vocabulary)

@@ -1,0 +1,53 @@
+"""Columns of `obs` and `var`, also of an AnnData that was opened lazily and has them in an xarray."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgeneformer._errors import MissingKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+
+def in_memory(frame: Any, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Some columns of a frame, or all, as pandas; no others are read from disk."""
+    some = frame if columns is None else frame[list(columns)]
+    return some.to_memory() if _is_lazy(some) else some
+
+
+def read_obs(adata: AnnData, columns: Sequence[Any], asked: str) -> pd.DataFrame:
+    """Columns of `obs`, at least one.
+
+    Parameters
+    ----------
+    adata
+        The data.
+    columns
+        Their names.
+    asked
+        Name of the parameter by which the user gave them, for the error.
+
+    Raises
+    ------
+    MissingKeyError
+        If one of them does not exist, or none is named.
+    """
+    missing = [name for name in columns if not isinstance(name, str) or name not in adata.obs]
+    if missing or not columns:
+        named = ", ".join(map(repr, missing)) if columns else "[]"
+        present = ", ".join(map(repr, adata.obs)) or "none"
+        raise MissingKeyError(f"{asked}={named} is no column of adata.obs; the columns are: {present}.")
+    return in_memory(adata.obs, columns)
+
+
+def drop(frame: Any, column: str) -> None:
+    """Remove a column."""
+    del (frame.ds if _is_lazy(frame) else frame)[column]
+
+
+def _is_lazy(frame: Any) -> bool:
+    return hasattr(type(frame), "to_memory")
