@@ -36,7 +36,18 @@ tokens_per_batch
 _COPY = """\
 copy
     Return a copy of `adata` with the results and leave `adata` as it is."""
-_SHARED = {"{model}": _MODEL, "{counts}": _COUNTS, "{previous}": _PREVIOUS, "{device}": _DEVICE, "{copy}": _COPY}
+_OUT = """\
+out
+    Folder (a zarr store) for finished parts of the run, on disk instead of in memory. Called again after an
+    interruption, with the same arguments and data, the run goes on where it was."""
+_SHARED = {
+    "{model}": _MODEL,
+    "{counts}": _COUNTS,
+    "{previous}": _PREVIOUS,
+    "{device}": _DEVICE,
+    "{out}": _OUT,
+    "{copy}": _COPY,
+}
 
 
 def shared_docs(function: F) -> F:

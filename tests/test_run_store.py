@@ -8,14 +8,14 @@ PART = {"x": np.arange(6).reshape(3, 2), "none": np.empty((0, 4), np.float32), "
 
 
 def test_parts_come_back_as_they_were(tmp_path):
-    RunStore(tmp_path / "run.zarr", {"a": 1}).save("0", PART)
+    RunStore(tmp_path / "run.zarr", {"a": 1}).save("0", "made of x", PART)
     again = RunStore(tmp_path / "run.zarr", {"a": 1})
-    found = again.load("0")
+    found = again.load("0", "made of x")
     assert found.keys() == PART.keys()
     for name, array in PART.items():
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype
-    assert again.load("1") is None
+    assert again.load("1", "made of y") is None
 
 
 def test_what_the_first_run_chose_holds_for_those_that_go_on(tmp_path):
@@ -25,8 +25,8 @@ def test_what_the_first_run_chose_holds_for_those_that_go_on(tmp_path):
 
 def test_parts_of_another_run_are_refused(tmp_path):
     RunStore(tmp_path / "run", {"layer": 1, "genes": np.array(["a"])})
-    with pytest.raises(DataError, match="other parameters or data \\(different: 'layer'\\)"):
-        RunStore(tmp_path / "run", {"layer": 2, "genes": np.array(["a"])})
+    with pytest.raises(DataError, match=r"other parameters or data \(different: 'genes', 'layer' was 1, is 2\)\. Repeat"):
+        RunStore(tmp_path / "run", {"layer": 2, "genes": np.array(["a"] * 20)})
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
@@ -39,15 +39,51 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
 
 def test_damaged_and_half_written_parts_count_as_missing(tmp_path):
     store = RunStore(tmp_path / "run", {})
-    store.save("0", PART)
-    store.save("1", PART)
-    (chunk,) = [p for p in (store.parts / "0" / "y").rglob("*") if p.is_file() and p.name != "zarr.json"]
+    store.save("0", "made of x", PART)
+    store.save("1", "made of y", PART)
+    (chunk,) = [p for p in (store.parts / "0-made of x" / "y").rglob("*") if p.is_file() and p.name != "zarr.json"]
     chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
-    (store.parts / "1" / "zarr.json").unlink()
+    (store.parts / "1-made of y" / "zarr.json").unlink()
     (store.parts / ".2").mkdir()
     again = RunStore(tmp_path / "run", {})
-    assert again.load("0") is None
-    assert again.load("1") is None
-    assert list(again) == ["0", "1"]
-    again.save("0", PART)
-    assert again.load("0") is not None
+    assert again.load("0", "made of x") is None
+    assert again.load("1", "made of y") is None
+    assert list(again) == ["0-made of x", "1-made of y"]
+    again.save("0", "made of x", PART)
+    assert again.load("0", "made of x") is not None
+
+
+def test_a_part_of_other_data_is_refused(tmp_path):
+    store = RunStore(tmp_path / "run", {})
+    store.save("0", "made of x", PART)
+    with pytest.raises(DataError, match=r"holds '0-made of x', made from other counts or genes: the data were changed"):
+        store.load("0", "made of y")
+
+
+def test_a_state_takes_the_place_of_the_one_before(tmp_path):
+    store = RunStore(tmp_path / "run", {})
+    assert store.last() is None
+    for name in ("state-1", "state-2"):
+        store.replace(name, "0123456789abcdef0123", {"n": np.array([int(name[-1])])})
+    assert list(store) == ["state-2-0123456789abcdef"]
+    name, found = RunStore(tmp_path / "run", {}).last()
+    assert (name, found["n"].tolist()) == ("state-2", [2])
+
+
+def test_a_run_that_was_killed_while_it_made_its_store_begins_anew(tmp_path, monkeypatch):
+    import zarr
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zarr, "open_group", killed)
+        with pytest.raises(Killed):
+            RunStore(tmp_path / "run", {})
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()  # an empty folder is as good as none
+    RunStore(tmp_path / "run", {"a": 1}).save("0", "", PART)
+    assert (tmp_path / "run" / "parts").is_dir()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.frames import in_memory
+from scgeneformer._adata.row_groups import csc_rows, dask_rows
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -65,6 +67,19 @@ class Counts:
     def n_obs(self) -> int:
         """Number of cells."""
         return self.adata.n_obs
+
+    @property
+    def matrix(self) -> Any:
+        """The matrix itself, as stored."""
+        return _matrix(self.adata, self.key, self.raw)
+
+    def of_rows(self, rows: Any) -> Counts:
+        """The same counts, but of the cells of `rows` alone: some rows of the matrix, as stored."""
+        return replace(self, adata=ad.AnnData(shape=(rows.shape[0], 0)), read=_reader(rows, self.previous))
+
+    def without_data(self) -> Counts:
+        """Name and scale alone, to be sent to where :meth:`of_rows` is called."""
+        return replace(self, adata=ad.AnnData(), read=_nothing)
 
     def blocks(self, rows: int = ROWS_PER_BLOCK) -> Iterator[tuple[int, sp.csr_matrix]]:
         """Yield (first row, counts of up to `rows` cells) over all cells, checked and on a linear scale."""
@@ -125,8 +140,7 @@ def open_counts(
         reason = f" ({NO_COUNTS})" if is_from_file(adata) else ""
         raise MissingKeyError(f"adata.X is None{reason}. Name the layer with the counts: counts_layer='...'.")
     where = "adata.raw.X" if use_raw else "adata.X" if counts_layer is None else f"adata.layers[{counts_layer!r}]"
-    read = _reader(adata, counts_layer, bool(use_raw))
-    read = _known_rows(read) if previous else read
+    read = _reader(_matrix(adata, counts_layer, bool(use_raw)), previous)
     counts = Counts(adata, where, counts_layer, bool(use_raw), read, previous=previous)
     return replace(counts, log_base=_log_base(counts))
 
@@ -137,15 +151,27 @@ def is_from_file(adata: AnnData) -> bool:
     return keys.TOKENS in adata.obsm and params.get("counts") == TOKEN_FILE
 
 
-def _reader(adata: AnnData, key: str | None, raw: bool) -> Callable[[int, int], Any]:
+def _matrix(adata: AnnData, key: str | None, raw: bool) -> Any:
+    return adata.raw.X if raw else adata.X if key is None else adata.layers[key]
+
+
+def _reader(matrix: Any, previous: bool) -> Callable[[int, int], Any]:
     """Function that reads a range of rows without reading the others."""
-    return row_reader(adata.raw.X if raw else adata.X if key is None else adata.layers[key])
+    return _known_rows(row_reader(matrix)) if previous else row_reader(matrix)
+
+
+def _nothing(start: int, stop: int) -> Any:
+    raise AssertionError("there are no data behind these counts")
 
 
 def row_reader(matrix: Any) -> Callable[[int, int], Any]:
-    """Function that gives the rows of a matrix from one number to another, as stored."""
-    if getattr(matrix, "format", None) == "csc":  # by columns: turned into rows once, not at every block
-        matrix = (matrix if sp.issparse(matrix) else matrix.to_memory()).tocsr()
+    """Function that gives the rows of a matrix from one number to another; what many blocks need is read once."""
+    if hasattr(matrix, "to_delayed"):
+        return dask_rows(matrix)
+    if getattr(matrix, "format", None) == "csc":
+        if not sp.issparse(matrix):
+            return csc_rows(matrix)
+        matrix = matrix.tocsr()
     return lambda start, stop: matrix[start:stop]
 
 

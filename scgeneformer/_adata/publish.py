@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_writable(target: Path, *, overwrite: bool) -> None:
@@ -32,7 +36,28 @@ def check_writable(target: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def published(target: Path) -> Iterator[Path]:
+def told_if_full(path: Path) -> Iterator[None]:
+    """Say in plain words if there is no room left for what the block writes to `path`.
+
+    Raises
+    ------
+    OSError
+        In place of any error that comes of a full disk, an exhausted quota or a file that may not grow.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # HDF5 tells of it in words only
+        found = [n for n in FULL if getattr(error, "errno", None) == n or f"errno = {n}," in str(error)]
+        if not found:
+            raise
+        raise OSError(
+            f"There is no room left to write {path} ({os.strerror(found[0])}). What was there before is as it was. "
+            "Free some space, or name another place."
+        ) from error
+
+
+@contextmanager
+def published(target: Path, within: Path | None = None) -> Iterator[Path]:
     """Give a free path beside `target`; what the block writes there takes its place, or is removed on an error.
 
     A file replaces the old one in one step. A directory is swapped by two renames, between which it is missing.
@@ -41,9 +66,12 @@ def published(target: Path) -> Iterator[Path]:
     ----------
     target
         File or directory. A link stays a link: what it points to is replaced.
+    within
+        Folder on the same disk to write into, if it exists; what a killed process left there is replaced.
     """
     target = target.resolve()
-    fresh = _beside(target)
+    fresh = within / f".result{target.suffix}" if within is not None and within.is_dir() else _beside(target)
+    _remove(fresh)
     try:
         yield fresh
         if target.exists():

@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer._adata.publish import published, told_if_full
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MANIFEST, CHOICES, PARTS = "manifest", "choices", "parts"
+DIGITS = 16  # of the checksum of its input that the name of a part ends with
+MOST_SHOWN = 40  # characters of a value that a message shows; a checksum has more
+REMEDY = "Repeat the same call on the same data to go on with it; to begin anew, remove the folder or name another."
 
 
 class RunStore:
     """A zarr store with one group of arrays per finished part.
 
     A part is written beside its place and moved there in one step, so that a reader, or the run that goes on, never
-    sees half of one. Parts carry checksums; damaged ones count as missing.
+    sees half of one. So is the store itself. Parts carry checksums of what they were made from, and of themselves;
+    damaged ones count as missing.
 
     Parameters
     ----------
@@ -49,41 +54,74 @@ class RunStore:
             if stored is None:
                 raise DataError(f"out={str(path)!r} exists and is not the store of such a run. Name a new folder.")
             if stored != text:
-                changed = ", ".join(repr(name) for name in _differences(json.loads(stored), json.loads(text)))
+                changed = _differences(json.loads(stored), json.loads(text))
                 raise DataError(
                     f"out={str(path)!r} holds the parts of a run with other parameters or data (different: {changed}). "
-                    "Repeat the same call to go on with it, or name a new folder."
+                    f"{REMEDY}"
                 )
         else:
-            zarr.open_group(self.path, mode="a").attrs.update({CHOICES: json.dumps(choices), MANIFEST: text})
+            with told_if_full(self.path), published(self.path) as fresh:
+                zarr.open_group(fresh, mode="w").attrs.update({CHOICES: json.dumps(choices), MANIFEST: text})
+                (fresh / PARTS).mkdir()
         self.choices: dict[str, int] = json.loads(str(zarr.open_group(self.path, mode="r").attrs[CHOICES]))
         self.parts = self.path / PARTS
         self.parts.mkdir(exist_ok=True)
         for half in self.parts.glob(".*"):  # of a run that was killed
             shutil.rmtree(half, ignore_errors=True)
 
-    def save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        """Store a part, all of it or nothing."""
+    def save(self, name: str, source: str, arrays: dict[str, np.ndarray]) -> None:
+        """Store a part, all of it or nothing; `source` is the checksum of what it was made from."""
         import zarr
 
-        half = self.parts / f".{name}"
-        group = zarr.open_group(half, mode="w")
-        for key, array in arrays.items():
-            if len(array):  # zarr has no chunks of nothing
-                group[key] = array
-        group.attrs["empty"] = json.dumps({k: [str(a.dtype), a.shape] for k, a in arrays.items() if not len(a)})
-        group.attrs["checksum"] = _checksum(arrays)
-        shutil.rmtree(self.parts / name, ignore_errors=True)
-        half.rename(self.parts / name)
+        half, place = self.parts / f".{name}", self.parts / _folder(name, source)
+        with told_if_full(self.path):
+            group = zarr.open_group(half, mode="w")
+            for key, array in arrays.items():
+                if array.size:  # zarr has no chunks of nothing
+                    group[key] = array
+            group.attrs["empty"] = json.dumps({k: [str(a.dtype), a.shape] for k, a in arrays.items() if not a.size})
+            group.attrs["checksum"] = _checksum(arrays)
+            shutil.rmtree(place, ignore_errors=True)
+            half.rename(place)
 
-    def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """Read a part back, None if it is missing or damaged."""
+    def replace(self, name: str, source: str, arrays: dict[str, np.ndarray]) -> None:
+        """Store a part in place of all others."""
+        self.save(name, source, arrays)
+        for other in self:
+            if other != _folder(name, source):
+                shutil.rmtree(self.parts / other, ignore_errors=True)
+
+    def load(self, name: str, source: str) -> dict[str, np.ndarray] | None:
+        """Read a part back, None if it is missing or damaged.
+
+        Raises
+        ------
+        DataError
+            If it was made from something else.
+        """
+        if (found := self._read(_folder(name, source))) is not None:
+            return found
+        if others := [part.name for part in self.parts.glob(f"{name}-*") if part.name != _folder(name, source)]:
+            raise DataError(
+                f"out={str(self.path)!r} holds {others[0]!r}, made from other counts or genes: the data were changed "
+                f"since. {REMEDY}"
+            )
+        return None
+
+    def last(self) -> tuple[str, dict[str, np.ndarray]] | None:
+        """Name of the last part, as :meth:`save` was told it, and the part itself; None if there is none."""
+        for part in reversed(list(self)):
+            if (found := self._read(part)) is not None:
+                return part[: -DIGITS - 1], found
+        return None
+
+    def _read(self, folder: str) -> dict[str, np.ndarray] | None:
         import zarr
 
-        if not (self.parts / name).is_dir():
+        if not (self.parts / folder).is_dir():
             return None
         try:
-            group = zarr.open_group(self.parts / name, mode="r")
+            group = zarr.open_group(self.parts / folder, mode="r")
             arrays = {key: np.asarray(array[...]) for key, array in group.arrays()}
             for key, (dtype, shape) in json.loads(str(group.attrs["empty"])).items():
                 arrays[key] = np.empty(shape, dtype=dtype)
@@ -113,13 +151,24 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _differences(one: dict, other: dict) -> list[str]:
-    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+def _differences(one: dict, other: dict) -> str:
+    """What is not the same in two manifests; values that can be read at a glance are shown."""
+
+    def told(key: str) -> str:
+        values = [str(known.get(key)) for known in (one, other)]
+        shown = f" was {values[0]}, is {values[1]}" if max(map(len, values)) <= MOST_SHOWN else ""
+        return f"{key!r}{shown}"
+
+    return ", ".join(told(key) for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key))
+
+
+def _folder(name: str, source: str) -> str:
+    return f"{name}-{source[:DIGITS]}"
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for key in sorted(arrays):
         digest.update(f"{key}:{arrays[key].dtype}:{arrays[key].shape};".encode())
-        digest.update(np.ascontiguousarray(arrays[key]).tobytes())
+        digest.update(np.ascontiguousarray(arrays[key]).data)
     return digest.hexdigest()

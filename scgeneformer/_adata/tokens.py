@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
@@ -23,9 +24,7 @@ from scgeneformer._engine.tokens import Tokens
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from anndata import AnnData
+    from collections.abc import Iterable, Iterator, Sequence
 
     from scgeneformer._engine.vocabulary import Vocabulary
 
@@ -51,14 +50,14 @@ class CellTokens:
     vocabulary: Vocabulary
     previous: Counts | None = None
 
-    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
-        """Yield (first row, tokens, known genes before truncation) of consecutive cells; reads one block ahead."""
+    def blocks(self, begin: int = 0) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+        """Yield (first row, tokens, known genes before truncation) of cells from `begin` on; reads one block ahead."""
 
         def encode(start: int) -> tuple[int, Tokens, np.ndarray]:
             stop = min(start + ROWS_PER_BLOCK, self.counts.n_obs)
             return start, *self._encode(*(matrix.rows(start, stop) for matrix in self._matrices))
 
-        yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+        yield from _one_ahead(encode, range(begin, self.counts.n_obs, ROWS_PER_BLOCK))
 
     def _encode(self, *counts: sp.csr_matrix) -> tuple[Tokens, np.ndarray]:
         """Tokens of cells, and their known genes before truncation, from their counts at each time point."""
@@ -115,6 +114,37 @@ class CellTokens:
         samples = zip(*(matrix.sample(200) for matrix in self._matrices), strict=True)
         return np.concatenate([self._encode(*blocks)[0].lengths for blocks in samples])
 
+    def checksum_of_sample(self) -> str:
+        """SHA-256 of the counts of a sample of the cells."""
+        digest = hashlib.sha256()
+        for block in (block for matrix in self._matrices for block in matrix.sample()):
+            for array in (block.indptr, block.indices, block.data):
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def stored(self) -> list[Any]:
+        """The matrices that cells are read from, as stored."""
+        return [counts.matrix for counts in self._matrices]
+
+    def of_rows(self, stored: Sequence[Any]) -> CellTokens:
+        """The same reading of other cells: those of which `stored` holds the rows of all matrices."""
+        now, *before = stored
+        previous = self.previous.of_rows(*before) if self.previous is not None else None
+        return replace(self, counts=self.counts.of_rows(now), previous=previous)
+
+    def without_data(self) -> CellTokens:
+        """What :meth:`of_rows` needs, to be sent elsewhere."""
+        previous = None if self.previous is None else self.previous.without_data()
+        genes = replace(self.genes, names=np.empty(0, dtype=str))
+        return replace(
+            self,
+            counts=self.counts.without_data(),
+            genes=genes,
+            vocabulary=replace(self.vocabulary, aliases={}),
+            previous=previous,
+        )
+
     @property
     def _matrices(self) -> list[Counts]:
         """Counts at each time point."""
@@ -136,23 +166,40 @@ class CellTokens:
 class StoredTokens(CellTokens):
     """Tokens that `gf.tl.tokenize` left in ``obsm``."""
 
-    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
-        """Yield (first row, tokens, known genes before truncation) of consecutive cells."""
+    def blocks(self, begin: int = 0) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+        """Yield (first row, tokens, known genes after truncation) of consecutive cells."""
         adata = self.counts.adata
-        n_genes = in_memory(adata.obs, [keys.N_GENES])[keys.N_GENES].to_numpy()
         binned = self.vocabulary.encoding.n_positions is not None
-        for start in range(0, adata.n_obs, ROWS_PER_BLOCK):
+        for start in range(begin, adata.n_obs, ROWS_PER_BLOCK):
             rows = slice(start, start + ROWS_PER_BLOCK)
             bins = np.asarray(adata.obsm[keys.BINS][rows]) if binned else None
-            yield start, Tokens.from_padded(np.asarray(adata.obsm[keys.TOKENS][rows]), positions=bins), n_genes[rows]
+            tokens = Tokens.from_padded(np.asarray(adata.obsm[keys.TOKENS][rows]), positions=bins)
+            yield start, tokens, (tokens.lengths - self.vocabulary.n_special).clip(0).astype(np.int32)
 
 
-class FileTokens(CellTokens):
+    @property
+    def stored(self) -> list[Any]:
+        """The matrices that cells are read from, as stored."""
+        there = [keys.TOKENS] if self.vocabulary.encoding.n_positions is None else [keys.TOKENS, keys.BINS]
+        return [self.counts.adata.obsm[key] for key in there]
+
+    def of_rows(self, stored: Sequence[Any]) -> CellTokens:
+        """The same reading of other cells: those of which `stored` holds the rows of all matrices."""
+        obsm = dict(zip((keys.TOKENS, keys.BINS), stored, strict=False))
+        return replace(self, counts=replace(self.counts, adata=AnnData(shape=(len(stored[0]), 0), obsm=obsm)))
+
+
+class FileTokens(StoredTokens):
     """Tokens that `gf.datasets.read_tokens` left in ``obsm``, without counts, as the model reads them."""
 
-    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+    @property
+    def stored(self) -> list[Any]:
+        """The matrices that cells are read from, as stored."""
+        return [self.counts.adata.obsm[keys.TOKENS]]
+
+    def blocks(self, begin: int = 0) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, genes that the file has) of consecutive cells."""
-        for start in range(0, self.counts.n_obs, ROWS_PER_BLOCK):
+        for start in range(begin, self.counts.n_obs, ROWS_PER_BLOCK):
             genes = self._genes(slice(start, start + ROWS_PER_BLOCK))
             yield start, as_sequences(genes, self.vocabulary), genes.lengths.astype(np.int32)
 
@@ -187,7 +234,7 @@ def open_tokens(
         return _open_file_tokens(adata, vocabulary, gene_ids)
     counts = open_counts(adata, counts_layer, use_raw)
     tokens = CellTokens(counts, map_genes(counts.var, vocabulary, gene_ids), vocabulary, previous)
-    there = keys.TOKENS in adata.obsm and keys.N_GENES in adata.obs
+    there = keys.TOKENS in adata.obsm
     there &= vocabulary.encoding.n_positions is None or keys.BINS in adata.obsm
     if stored and there and dict(adata.uns.get(keys.TOKENS, {}).get("params", {})) == tokens.params:
         logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +14,13 @@ from scgeneformer._engine.run import run
 from scgeneformer._engine.to_host import ToHost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from transformers import BertModel
 
     from scgeneformer._engine.forward import Batch
     from scgeneformer._engine.pooling import Pooling
+    from scgeneformer._engine.run import Consumer
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer._engine.vocabulary import Vocabulary
 
@@ -31,7 +34,6 @@ def embed_cells(
     pooling: Pooling,
     tokens_per_batch: int,
     advance: Callable[[int], object] = lambda n: None,
-    new_array: Callable[[tuple[int, int]], np.ndarray] = lambda shape: np.empty(shape, dtype=np.float32),
 ) -> dict[int, np.ndarray]:
     """Cell embeddings of one or several layers in one pass.
 
@@ -45,18 +47,44 @@ def embed_cells(
         Tells the pooling where the special tokens are.
     pooling
         Function of `pooling.POOLINGS`.
-    new_array
-        Gives a float32 array of a shape, in memory unless it says otherwise.
 
     Returns
     -------
     (n_cells, d) float32 by layer; NaN rows for cells without tokens.
     """
-    found = {n: new_array((n_cells, berts[0].config.hidden_size)) for n in layers}
-    for array in found.values():
-        array[:] = np.nan
-    run(blocks, berts, layers, tokens_per_batch, [[CellEmbeddings(found, vocabulary, pooling)] for _ in berts], advance)
+    found = {n: np.empty((n_cells, berts[0].config.hidden_size), dtype=np.float32) for n in layers}
+
+    def put(block: tuple[int, Tokens], rows: dict[int, np.ndarray]) -> None:
+        for n, values in rows.items():
+            found[n][block[0] : block[0] + len(values)] = values
+
+    embed_blocks(blocks, berts, vocabulary, layers, pooling, tokens_per_batch, put, advance)
     return found
+
+
+def embed_blocks(
+    blocks: Iterable[tuple[int, Tokens]],
+    berts: list[BertModel],
+    vocabulary: Vocabulary,
+    layers: list[int],
+    pooling: Pooling,
+    tokens_per_batch: int,
+    done: Callable[[tuple[int, Tokens], dict[int, np.ndarray]], object],
+    advance: Callable[[int], object] = lambda n: None,
+) -> None:
+    """Cell embeddings of one or several layers in one pass, handed on block by block.
+
+    Parameters
+    ----------
+    blocks, berts, vocabulary, layers, pooling, tokens_per_batch, advance
+        As in :func:`embed_cells`.
+    done
+        Takes a block once all its cells are embedded, and their embeddings, (n, d) float32 by layer, NaN rows for cells
+        without tokens. One call at a time.
+    """
+    opened = BlocksOfCells(blocks, layers, berts[0].config.hidden_size, done)
+    consumers: list[list[Consumer]] = [[CellEmbeddings(opened, vocabulary, pooling)] for _ in berts]
+    run(opened, berts, layers, tokens_per_batch, consumers, advance)
 
 
 def embed_groups(
@@ -74,6 +102,32 @@ def embed_groups(
 
     Parameters
     ----------
+    group_of_cell, n_groups, blocks, berts, vocabulary, layers, pooling, tokens_per_batch, advance
+        As in :func:`sum_groups`.
+
+    Returns
+    -------
+    (n_groups, d) float32 by layer, NaN for groups without a cell; and the cells of each group, (n_groups,) int64.
+    """
+    passed = (berts, vocabulary, layers, pooling, tokens_per_batch, advance)
+    return means_of(*sum_groups(blocks, group_of_cell, n_groups, *passed))
+
+
+def sum_groups(
+    blocks: Iterable[tuple[int, Tokens]],
+    group_of_cell: np.ndarray,
+    n_groups: int,
+    berts: list[BertModel],
+    vocabulary: Vocabulary,
+    layers: list[int],
+    pooling: Pooling,
+    tokens_per_batch: int,
+    advance: Callable[[int], object] = lambda n: None,
+) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Sum of the cell embeddings of each group, which :func:`means_of` turns into the mean.
+
+    Parameters
+    ----------
     group_of_cell, n_groups
         As in :class:`GroupSums`.
     blocks, berts, vocabulary, layers, pooling, tokens_per_batch, advance
@@ -81,39 +135,100 @@ def embed_groups(
 
     Returns
     -------
-    (n_groups, d) float32 by layer, NaN for groups without a cell; and the cells of each group, (n_groups,) int64.
+    (n_groups, d) float64 by layer, and the cells of each group, (n_groups,) int64.
     """
     width = berts[0].config.hidden_size
     workers = [GroupSums(b.device, width, layers, group_of_cell, n_groups, vocabulary, pooling) for b in berts]
     run(blocks, berts, layers, tokens_per_batch, [[worker] for worker in workers], advance)
     n_cells = np.sum([worker.n_cells for worker in workers], axis=0)
+    return {n: np.sum([worker.sums[n] for worker in workers], axis=0) for n in layers}, n_cells
+
+
+def means_of(sums: dict[int, np.ndarray], n_cells: np.ndarray) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Mean of each group, float32, NaN where it has no cell, from what :func:`sum_groups` gives; and its cells."""
     divisor = np.where(n_cells > 0, n_cells, np.nan)[:, None]
-    return {n: (sum(w.sums[n] for w in workers) / divisor).astype(np.float32) for n in layers}, n_cells
+    return {n: (values / divisor).astype(np.float32) for n, values in sums.items()}, n_cells
 
 
-class CellEmbeddings(ToHost):
-    """Consumer that pools each cell and puts its row into an array on the host.
+@dataclass(eq=False)
+class _Open:
+    """A block, its embeddings by layer, and how many of its cells have none yet."""
+
+    block: tuple[int, Tokens]
+    rows: dict[int, np.ndarray]
+    waiting: int
+
+
+class BlocksOfCells:
+    """The blocks of a run, and the embeddings of those that are not complete.
 
     Parameters
     ----------
-    found
-        (n_cells, d) float32 by layer, filled in place.
+    blocks, layers, done
+        As in :func:`embed_blocks`.
+    width
+        Of the embeddings.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[tuple[int, Tokens]],
+        layers: list[int],
+        width: int,
+        done: Callable[[tuple[int, Tokens], dict[int, np.ndarray]], object],
+    ) -> None:
+        self.blocks, self.layers, self.width, self.done = blocks, layers, width, done
+        self._open: dict[int, _Open] = {}
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[tuple[int, Tokens]]:
+        """Yield the blocks; one without tokens is complete at once."""
+        for first, tokens in self.blocks:
+            rows = {n: np.full((len(tokens), self.width), np.nan, dtype=np.float32) for n in self.layers}
+            with self._lock:  # devices work in threads
+                self._open[first] = _Open((first, tokens), rows, int((tokens.lengths > 0).sum()))
+                self._close_if_complete(first)
+            yield first, tokens
+
+    def put(self, cells: np.ndarray, found: dict[int, np.ndarray]) -> None:
+        """Take the embeddings, by layer, of some cells of one block."""
+        with self._lock:
+            first = max(begin for begin in self._open if begin <= cells[0])
+            one = self._open[first]
+            for n, values in found.items():
+                one.rows[n][cells - first] = values
+            one.waiting -= len(cells)
+            self._close_if_complete(first)
+
+    def _close_if_complete(self, first: int) -> None:
+        if not self._open[first].waiting:
+            one = self._open.pop(first)
+            self.done(one.block, one.rows)
+
+
+class CellEmbeddings(ToHost):
+    """Consumer that pools each cell and puts its row into its block on the host.
+
+    Parameters
+    ----------
+    blocks
+        Where the rows go.
     vocabulary, pooling
         As in :func:`embed_cells`.
     """
 
-    def __init__(self, found: dict[int, np.ndarray], vocabulary: Vocabulary, pooling: Pooling) -> None:
+    def __init__(self, blocks: BlocksOfCells, vocabulary: Vocabulary, pooling: Pooling) -> None:
         super().__init__()
-        self.found, self.vocabulary, self.pooling = found, vocabulary, pooling
+        self.blocks, self.vocabulary, self.pooling = blocks, vocabulary, pooling
 
     def select(self, batch: Batch) -> tuple[np.ndarray, dict[int, torch.Tensor]]:
         """Pool the cells."""
-        return batch.cells, {n: self.pooling(batch.states[n], batch.packed, self.vocabulary) for n in self.found}
+        pooled = {n: self.pooling(batch.states[n], batch.packed, self.vocabulary) for n in self.blocks.layers}
+        return batch.cells, pooled
 
     def store(self, place: np.ndarray, rows: dict[int, np.ndarray]) -> None:
         """Put the rows of the cells in their places."""
-        for layer, values in rows.items():
-            self.found[layer][place] = values
+        self.blocks.put(place, rows)
 
 
 class GroupSums:

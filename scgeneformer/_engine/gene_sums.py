@@ -68,6 +68,20 @@ class GeneSums:
         found[rows] = mean
         return found
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name."""
+        sums = {f"sums_L{n}": values for n, values in self.sums.items()}
+        return sums | {f"squares_L{n}": values for n, values in self.squares.items()} | {"n_cells": self.n_cells}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> GeneSums:
+        """Undo :meth:`to_arrays`."""
+
+        def of(name: str) -> dict[int, np.ndarray]:
+            return {int(k.removeprefix(name)): values for k, values in arrays.items() if k.startswith(name)}
+
+        return cls(of("sums_L"), of("squares_L"), arrays["n_cells"])
+
     def _total(self, sums: np.ndarray, rows: np.ndarray, group: int | None) -> np.ndarray:
         """Sums of some genes, (n_rows, d) float64; pairs that do not occur are not even read."""
         if group is not None:
@@ -90,6 +104,7 @@ def gene_sums(
     n_slots: int,
     *,
     squares: bool = False,
+    start: GeneSums | None = None,
     beside: Sequence[Consumer] | None = None,
     advance: Callable[[int], object] = lambda n: None,
 ) -> GeneSums:
@@ -110,14 +125,16 @@ def gene_sums(
         Number of genes.
     squares
         Also sum the squares, for the variance.
+    start
+        Sums over other cells, to which these are added; the arrays are used up.
     beside
         Another consumer for each device, fed by the same pass.
     """
+    asked = (layers, group_of_cell, n_groups, slot_of_token, n_slots, squares)
+    starts = [start, *[None] * (len(berts) - 1)]
     workers = [
-        GeneSummer(
-            bert.device, bert.config.hidden_size, layers, group_of_cell, n_groups, slot_of_token, n_slots, squares
-        )
-        for bert in berts
+        GeneSummer(bert.device, bert.config.hidden_size, *asked, start=one)
+        for bert, one in zip(berts, starts, strict=True)
     ]
     consumers: list[list[Consumer]] = [[worker] for worker in workers]
     for own, more in zip(consumers, beside or [], strict=False):
@@ -152,15 +169,25 @@ class GeneSummer:
         slot_of_token: np.ndarray,
         n_slots: int,
         squares: bool = False,
+        start: GeneSums | None = None,
     ) -> None:
+        n_rows = n_groups * n_slots
+
         def zeros() -> dict[int, torch.Tensor]:
-            return {n: _zeros(n_groups * n_slots, width, device) for n in layers}
+            return {n: _zeros(n_rows, width, device) for n in layers}
+
+        def there(arrays: dict[int, np.ndarray]) -> dict[int, torch.Tensor]:
+            return {n: torch.from_numpy(array.reshape(n_rows, -1)).to(device) for n, array in arrays.items()}
 
         self.shape = (n_groups, n_slots)
         self.group_of_cell = group_of_cell
         self.slot_of_token = slot_of_token
-        self.sums, self.squares = zeros(), zeros() if squares else {}
-        self.n_cells = torch.zeros(n_groups * n_slots, dtype=torch.int64, device=device)
+        if start is None:
+            self.sums, self.squares = zeros(), zeros() if squares else {}
+            self.n_cells = torch.zeros(n_rows, dtype=torch.int64, device=device)
+        else:
+            self.sums, self.squares = there(start.sums), there(start.squares)
+            self.n_cells = torch.from_numpy(start.n_cells.reshape(n_rows)).to(device)
 
     def add(self, batch: Batch) -> None:
         """Add the states of the batch."""

@@ -9,19 +9,26 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._adata.parts import Parts, n_filled, name_of
+from scgeneformer._adata.rows import Rows
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.aggregate import aggregate
 from scgeneformer._errors import DataError
+from scgeneformer.tl._chunks import in_chunks, refuse_store
+from scgeneformer.tl._embed_cells_chunks import embed_chunks
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
 
     from scgeneformer._adata.groups import Groups
+    from scgeneformer._adata.run_store import RunStore
     from scgeneformer._engine.pooling import Pooling
+    from scgeneformer._engine.tokens import Tokens
     from scgeneformer.models import ModelLike
     from scgeneformer.tl._session import Session
 
@@ -38,6 +45,7 @@ def embed_cells(
     groupby: str | Sequence[str] | None = None,
     agg: Literal["mean", "median"] = "mean",
     per_cell: bool = True,
+    out: str | Path | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
@@ -73,6 +81,7 @@ def embed_cells(
         False: only the embeddings of the groups are stored. The mean is then summed on the device, in float64, and no
         embedding of a cell is kept; the median, which needs them all, keeps them in a temporary file (in the folder
         that TMPDIR names).
+    {out}
     {counts}
     {previous}
     {device}
@@ -102,7 +111,7 @@ def embed_cells(
     ------
     DataError
         If there are no counts, the genes are unknown or of another species, the values are no counts, or `layer`,
-        `pooling`, `agg` or `groupby` do not exist. Nothing is written then.
+        `pooling`, `agg` or `groupby` do not exist, or `out` holds something else. Nothing is written then.
     ModelError
         If the model cannot be used.
 
@@ -136,11 +145,18 @@ def embed_cells(
     )
     pool = get_pooling(pooling, session.model.vocabulary)
     start = logg.info(f"embedding cells with {session.model.name}")
-    cells, of_groups, n_cells, n_tokens = _run(session, pool, groups, agg, per_cell)
-    warn_empty(n_tokens, adata)
+    asked = session.params(layers=session.layers, pooling=pooling)
+    if in_chunks(session):
+        refuse_store(out)
+        cells, of_groups, n_cells, n_tokens = embed_chunks(session, pool, groups, agg, per_cell)
+    else:
+        session, store = session.kept_in(out, "embed_cells", asked)
+        cells, of_groups, n_cells, n_tokens = _run(session, pool, groups, agg, per_cell, store)
 
-    key = key_added or keys.EMBEDDING
-    results = Results(obs={keys.N_TOKENS: n_tokens})
+    key, results = key_added or keys.EMBEDDING, Results()
+    if n_tokens is not None:
+        warn_empty(n_tokens, adata)
+        results.obs[keys.N_TOKENS] = n_tokens
     for n in session.layers:
         params = session.params(layer=n, pooling=pooling)
         if groups is not None:
@@ -161,39 +177,50 @@ def embed_cells(
 
 
 def _run(
-    session: Session, pool: Pooling, groups: Groups | None, agg: str, per_cell: bool
+    session: Session, pool: Pooling, groups: Groups | None, agg: str, per_cell: bool, store: RunStore | None
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], np.ndarray, np.ndarray]:
     """Embeddings of cells (none if they are not kept) and of groups by layer, cells of each group, tokens of each cell.
 
     Cells without an embedding count in no group.
     """
-    from scgeneformer._engine.embedding import embed_cells as embed
     from scgeneformer._engine.embedding import embed_groups
 
-    vocabulary, layers, budget = session.model.vocabulary, session.layers, session.tokens_per_batch
+    layers, in_file = session.layers, None if per_cell else tempfile.gettempdir()
     with session.running("embed") as (n_tokens, blocks, advance):
-        if groups is not None and not per_cell and agg == "mean":
-            codes, n_groups = groups.codes, len(groups.names)
-            means, n_cells = embed_groups(
-                blocks, codes, n_groups, session.berts, vocabulary, layers, pool, budget, advance
-            )
+        passed = (session.berts, session.model.vocabulary, layers, pool)
+        if groups is not None and not per_cell and agg == "mean" and store is None:
+            n_groups, budget = len(groups.names), session.tokens_per_batch
+            means, n_cells = embed_groups(blocks, groups.codes, n_groups, *passed, budget, advance)
             return {}, means, n_cells, n_tokens
-        new_array = _new_array if per_cell else _new_file
-        cells = embed(blocks, len(n_tokens), session.berts, vocabulary, layers, pool, budget, advance, new_array)
+        shape, folder = (len(n_tokens), session.model.width), in_file if store is None else store.path
+        found = {n: Rows(shape, np.float32, folder) for n in layers}
+        _embed(session, pool, blocks, found, store, advance)
+    cells = {n: rows.array() for n, rows in found.items()}
     if groups is None:
         return cells, {}, np.empty(0), n_tokens
-    found = {n: aggregate(rows, groups.codes, len(groups.names), agg) for n, rows in cells.items()}
-    n_cells = found[layers[0]][1]
-    return cells if per_cell else {}, {n: values for n, (values, _) in found.items()}, n_cells, n_tokens
+    of_groups = {n: aggregate(rows, groups.codes, len(groups.names), agg) for n, rows in cells.items()}
+    n_cells = of_groups[layers[0]][1]
+    return cells if per_cell else {}, {n: values for n, (values, _) in of_groups.items()}, n_cells, n_tokens
 
 
-def _new_array(shape: tuple[int, int]) -> np.ndarray:
-    return np.empty(shape, dtype=np.float32)
+def _embed(
+    session: Session,
+    pool: Pooling,
+    blocks: Iterable[tuple[int, Tokens]],
+    found: dict[int, Rows],
+    store: RunStore | None,
+    advance: Callable[[int], object],
+) -> None:
+    """Fill `found` block by block; blocks that are in the store are read from there."""
+    from scgeneformer._engine.embedding import embed_blocks
 
+    def put(block: tuple[int, Tokens], arrays: dict[str, np.ndarray]) -> None:
+        for n, rows in found.items():
+            rows.put(block[0], arrays[f"L{n}"])
 
-def _new_file(shape: tuple[int, int]) -> np.ndarray:
-    """Array in a temporary file, which is gone with it."""
-    if not shape[0]:
-        return _new_array(shape)
-    with tempfile.TemporaryFile(prefix="scgeneformer-") as file:  # the map keeps it open
-        return np.memmap(file, dtype=np.float32, shape=shape, mode="w+")
+    def done(block: tuple[int, Tokens], rows: dict[int, np.ndarray]) -> None:
+        parts.done(block, {f"L{n}": values for n, values in rows.items()})
+
+    parts = Parts(store, name_of, put, lambda block: advance(n_filled(block)))
+    passed = (session.berts, session.model.vocabulary, session.layers, pool, session.tokens_per_batch)
+    embed_blocks(parts.missing(blocks), *passed, done, advance)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.gene_choice import choose_genes
 from scgeneformer._adata.genes import INDEX, GeneMap
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._adata.parts import States
 from scgeneformer._adata.sampling import sample_cells
 from scgeneformer._adata.var_tokens import Spread, tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
@@ -18,15 +20,19 @@ from scgeneformer._docs import shared_docs
 from scgeneformer._engine.aggregate import AGGREGATES
 from scgeneformer._engine.cell_choice import only_cells
 from scgeneformer._errors import DataError, OutOfMemoryError
+from scgeneformer.tl._chunks import in_chunks, refuse_store
+from scgeneformer.tl._embed_genes_chunks import embed_chunks
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
 
     from scgeneformer._adata.groups import Groups
+    from scgeneformer._adata.run_store import RunStore
     from scgeneformer._engine.gene_median import GeneMedians
     from scgeneformer._engine.gene_sums import GeneSums
     from scgeneformer.models import ModelLike
@@ -47,6 +53,7 @@ def embed_genes(
     sample: int | None = None,
     random_state: int = 0,
     max_memory_gb: float = 4.0,
+    out: str | Path | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
@@ -93,6 +100,9 @@ def embed_genes(
     max_memory_gb
         For ``agg="median"``, which needs all values at once: beyond this they are kept in a temporary file (in the
         folder that TMPDIR names), which the log says. The result is the same.
+    out
+        Folder (a zarr store) for the sums so far, which are stored about once a minute. Called again after an
+        interruption, with the same arguments and data, the run goes on from there. For means and variances.
     {counts}
     {previous}
     {device}
@@ -147,7 +157,7 @@ def embed_genes(
     True
     """
     target = target_of(adata, copy)
-    _check(agg, genes, per_cell, min_cells, sample, random_state, max_memory_gb)
+    _check(agg, genes, per_cell, min_cells, sample, random_state, max_memory_gb, out)
     groups = None if groupby is None else find_groups(adata, groupby)
     key = key_added or keys.GENES
     if per_cell and groups is not None and keys.group_key(key, groups.columns) == keys.genes_key(key):
@@ -171,7 +181,7 @@ def embed_genes(
     everyone = np.ones(adata.n_obs, dtype=bool), np.zeros(adata.n_obs, dtype=np.int64)
     cells = sample_cells(adata, sample, random_state, *everyone)
     states = _room_for_cells(adata.n_obs, len(tokens), session) if per_cell else None
-    found, used = _run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb)
+    found, used = _run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb, out)
 
     spread = Spread(np.where(mapped.tokens >= 0, slot_of_token[mapped.tokens], -1), min_cells)
     params: dict[str, Any] = {"agg": agg, "min_cells": min_cells}
@@ -200,6 +210,7 @@ def _check(
     sample: int | None,
     random_state: int,
     max_memory_gb: float,
+    out: str | Path | None,
 ) -> None:
     if agg not in AGGREGATES:
         raise DataError(f"agg={agg!r} does not exist; choose one of {', '.join(map(repr, AGGREGATES))}.")
@@ -207,6 +218,9 @@ def _check(
         raise DataError(
             "per_cell=True keeps n_obs × n_genes × d numbers, too many for all genes. Name those you need: genes=[...]."
         )
+    if out is not None and (agg == "median" or per_cell):
+        reason = "agg='median'" if agg == "median" else "per_cell=True"
+        raise DataError(f"out={str(out)!r} keeps sums over cells, and {reason} needs every cell. Leave out= away.")
     check_whole(min_cells=min_cells, sample=1 if sample is None else sample)
     check_whole(0, random_state=random_state)
     if isinstance(max_memory_gb, str | bool | None) or not max_memory_gb >= 0:
@@ -247,6 +261,7 @@ def _run(
     cells: np.ndarray,
     states: dict[int, np.ndarray] | None,
     max_memory_gb: float,
+    out: str | Path | None,
 ) -> tuple[GeneSums | GeneMedians, np.ndarray]:
     """One pass over the cells; the result for every group, cells without a label as one more; and the cells used."""
     from scgeneformer._engine.gene_median import count_tokens, gene_medians
@@ -256,6 +271,10 @@ def _run(
     codes = np.zeros(len(cells), dtype=np.int64) if groups is None else groups.codes
     n_groups = 1 if groups is None else len(groups.names)
     codes, n_groups = np.where(codes < 0, n_groups, codes), n_groups + int((codes < 0).any())
+    if agg != "median" and in_chunks(session):  # a median needs all values in one place
+        refuse_store(out)
+        return embed_chunks(session, codes, n_groups, slot_of_token, n_slots, agg == "var", cells, states)
+    session, store = _store(out, session, codes, slot_of_token, cells, agg)
     beside = None if states is None else [GeneStates(states, slot_of_token) for _ in session.berts]
     counts = None
     if agg == "median":
@@ -264,12 +283,42 @@ def _run(
         passed = (only_cells(blocks, cells), session.berts, session.layers, session.tokens_per_batch)
         asked = (codes, n_groups, slot_of_token, n_slots)
         found: GeneSums | GeneMedians
-        if counts is None:
+        if store is not None:
+            found = _sum_and_store(store, passed, asked, agg == "var", advance)
+        elif counts is None:
             found = gene_sums(*passed, *asked, squares=agg == "var", beside=beside, advance=advance)
         else:
             most = max_memory_gb * 1e9
             found = gene_medians(*passed, *asked, n_of_slot=counts, max_bytes=most, beside=beside, advance=advance)
     return found, cells & (n_tokens > 0)
+
+
+def _store(
+    out: str | Path | None, session: Session, codes: np.ndarray, slot_of_token: np.ndarray, cells: np.ndarray, agg: str
+) -> tuple[Session, RunStore | None]:
+    """The session with the batches of the run that made the store, and the store."""
+    arrays = {"groups": codes, "genes asked for": slot_of_token, "cells": cells}
+    asked = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+    return session.kept_in(out, "embed_genes", session.params(layers=session.layers, agg=agg, **asked))
+
+
+def _sum_and_store(
+    store: RunStore,
+    passed: tuple[Any, ...],
+    asked: tuple[Any, ...],
+    squares: bool,
+    advance: Callable[[int], object],
+) -> GeneSums:
+    """Go on with the sums in the store, and store them now and then."""
+    from scgeneformer._engine.gene_sums import GeneSums, gene_sums
+
+    blocks, *others = passed
+    states = States(store, advance)
+    found = None if states.state is None else GeneSums.from_arrays(states.state)
+    for piece in states.pieces(blocks):
+        found = gene_sums(piece, *others, *asked, squares=squares, start=found, advance=advance)
+        states.save(found.to_arrays())
+    return gene_sums((), *others, *asked, squares=squares) if found is None else found
 
 
 def _of_all_cells(

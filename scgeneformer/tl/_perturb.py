@@ -125,9 +125,7 @@ def perturb(
     n_exact
         With ``method="screen"``: perturbations of each cell that are run exactly, those of the largest estimated shift
         or, with `goal`, the largest towards or away from a state; and all genes that enter a cell by overexpression.
-    out
-        Folder (a zarr store) for finished parts of the run. Called again after an interruption, with the same
-        arguments and data, the run goes on where it was.
+    {out}
     {counts}
     {device}
     key_added

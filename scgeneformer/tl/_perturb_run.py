@@ -12,20 +12,23 @@ import numpy as np
 
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import INDEX, GeneMap
+from scgeneformer._adata.parts import Parts
 from scgeneformer._adata.perturbation_choice import Chooser
 from scgeneformer._adata.perturbation_results import Gathered
-from scgeneformer._adata.run_store import RunStore
 from scgeneformer._adata.var_tokens import tokens_of_var
 from scgeneformer._errors import DataError
 from scgeneformer._progress import scan_progress
+from scgeneformer.tl._chunks import in_chunks, over_chunks
+from scgeneformer.tl._embed_cells_chunks import group_means
 from scgeneformer.tl._perturb_request import POSITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from scgeneformer._adata.goal import Goal
     from scgeneformer._adata.perturbation_choice import Choice
+    from scgeneformer._adata.run_store import RunStore
     from scgeneformer._engine.perturbations import Block, Plan
     from scgeneformer._engine.shifts import Asked
     from scgeneformer._engine.tokens import Tokens
@@ -70,9 +73,7 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
         raise DataError(f"anchor={request.anchor!r} is not in adata.var, or the model does not know it.")
     asked = _asked(session, request, choice, goal, cells)
     params = _params(session, request, goal, asked.measure)
-    store = None if out is None else _store(out, session, request, params, goal, cells)
-    if store is not None:  # so that a run that goes on repeats the batches of the first one
-        session = replace(session, tokens_per_batch=store.choices["tokens_per_batch"])
+    session, store = _store(out, session, request, params, goal, cells)
     gathered = {}
     for hold in POSITIONS[request.positions]:
         plan = _plan(request, choice, anchor, of_var, hold)
@@ -128,12 +129,16 @@ def _embed_states(session: Session, goal: Goal, pooling: Any) -> dict[int, np.nd
     from scgeneformer._engine.cell_choice import only_cells
     from scgeneformer._engine.embedding import embed_groups
 
-    n_cells = int((goal.codes >= 0).sum())
+    n_cells, n_states = int((goal.codes >= 0).sum()), len(goal.states)
+    if in_chunks(session):
+        passed = (session, "embed states", pooling, goal.codes, n_states)
+        found, counts, _ = group_means(*passed, chosen=goal.codes >= 0)
+        return _no_empty(found, counts, goal)
     with session.running("embed states", n_cells) as (_, blocks, advance):
         found, counts = embed_groups(
             only_cells(blocks, goal.codes >= 0),
             goal.codes,
-            len(goal.states),
+            n_states,
             session.berts,
             session.model.vocabulary,
             session.layers,
@@ -141,6 +146,10 @@ def _embed_states(session: Session, goal: Goal, pooling: Any) -> dict[int, np.nd
             session.tokens_per_batch,
             advance,
         )
+    return _no_empty(found, counts, goal)
+
+
+def _no_empty(found: dict[int, np.ndarray], counts: np.ndarray, goal: Goal) -> dict[int, np.ndarray]:
     if empty := [state for state, n in zip(goal.states, counts, strict=True) if not n]:
         raise DataError(f"No cell of the state {empty[0]!r} has a gene that the model knows.")
     return found
@@ -162,26 +171,24 @@ def _params(session: Session, request: Request, goal: Goal | None, measure: str)
 
 
 def _store(
-    out: str | Path,
+    out: str | Path | None,
     session: Session,
     request: Request,
     params: dict[str, Any],
     goal: Goal | None,
     cells: np.ndarray,
-) -> RunStore:
-    """The store of this run, made or found again."""
-    obs_names = session.source.counts.adata.obs_names
-    digest = hashlib.sha256("\n".join(map(str, obs_names)).encode() + cells.tobytes())
-    digest.update(b"" if goal is None else goal.codes.tobytes())
-    manifest = params | {
+) -> tuple[Session, RunStore | None]:
+    """The store of this run, made or found again, and the session that goes with it."""
+    chosen = hashlib.sha256(cells.tobytes() + (b"" if goal is None else goal.codes.tobytes())).hexdigest()
+    asked = {
         "genes asked for": repr(request.genes),
         "layers": session.layers,
         "positions": request.positions,
         "effects": request.effects,
         "vectors": request.vectors,
-        "cells": digest.hexdigest(),
+        "cells": chosen,
     }
-    return RunStore(out, manifest, tokens_per_batch=session.tokens_per_batch)
+    return session.kept_in(out, "perturb", params | asked)
 
 
 def _scan(
@@ -192,6 +199,37 @@ def _scan(
     cells: np.ndarray,
     store: RunStore | None,
     gathered: Gathered,
+) -> None:
+    """Run one plan over the cells, chunk by chunk where they are read from dask arrays."""
+    if in_chunks(session):
+        if store is not None:  # the workers find it, and repeat the batches
+            store.path, session = store.path.absolute(), replace(session, budget=session.tokens_per_batch)
+        passed = (request, plan, asked, store)
+        for found in over_chunks(session, "perturb", _results_of, *passed, rows=[cells], chosen=cells):
+            for part in found:
+                gathered.add(part)
+    else:
+        _scan_cells(session, request, plan, asked, store, cells, gathered.add)
+    gathered.finish()
+
+
+def _results_of(
+    session: Session, request: Request, plan: Plan, asked: Asked, store: RunStore | None, cells: np.ndarray
+) -> list[dict[str, np.ndarray]]:
+    """Results of a chunk, block by block, with the numbers of its cells in the data set."""
+    found: list[dict[str, np.ndarray]] = []
+    _scan_cells(session, request, plan, asked, store, cells, found.append)
+    return [part | {"cell": part["cell"] + session.first} for part in found]
+
+
+def _scan_cells(
+    session: Session,
+    request: Request,
+    plan: Plan,
+    asked: Asked,
+    store: RunStore | None,
+    cells: np.ndarray,
+    take: Callable[[dict[str, np.ndarray]], object],
 ) -> None:
     """Run one plan over the cells; parts that are in the store are read from there."""
     from scgeneformer._engine.device import matmul_precision
@@ -205,31 +243,19 @@ def _scan(
         if request.method == "exact"
         else partial(screened_scan, n_exact=request.n_exact, seed=request.random_state)
     )
-    announce_scan(session, plan, int(cells.sum()), request)
+    chunk = "" if session.first is None else f"{session.first:09d}-"
+    if session.first is None:
+        announce_scan(session, plan, int(cells.sum()), request)
 
-    def name_of(block: Block) -> str:
-        return f"{'hold' if plan.hold else 'shift'}-{block.number:06d}-{block.checksum[:16]}"
+    def name_of(block: Block) -> tuple[str, str]:
+        return f"{'hold' if plan.hold else 'shift'}-{chunk}{block.number:06d}", block.checksum
 
-    with scan_progress(int(cells.sum()), "perturb") as advance, matmul_precision(session.dtype):
-
-        def done(block: Block, results: dict[str, np.ndarray]) -> None:
-            if store is not None:
-                store.save(name_of(block), results)
-            gathered.add(results)
-
-        def missing(blocks: Iterator[Block]) -> Iterator[Block]:
-            for block in blocks:
-                stored = None if store is None else store.load(name_of(block))
-                if stored is None:
-                    yield block
-                    continue
-                gathered.add(stored)
-                advance(block.n_cells, 0)
-
-        blocks = missing(cut_blocks(each_cell(_genes_of_cells(session, plan), cells), plan, vocabulary))
+    show = session.first is None
+    with scan_progress(int(cells.sum()), "perturb", show=show) as advance, matmul_precision(session.dtype):
+        parts = Parts(store, name_of, lambda block, found: take(found), lambda block: advance(block.n_cells, 0))
+        blocks = parts.missing(cut_blocks(each_cell(_genes_of_cells(session, plan), cells), plan, vocabulary))
         passed = (session.berts, session.layers, session.tokens_per_batch)
-        run(blocks, plan, vocabulary, *passed, asked, done, advance)
-    gathered.finish()
+        run(blocks, plan, vocabulary, *passed, asked, parts.done, advance)
 
 
 def _genes_of_cells(session: Session, plan: Plan) -> Iterator[tuple[int, Tokens, np.ndarray]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from scanpy import logging as logg
 
 from scgeneformer import models
 from scgeneformer._adata.params import result_params
+from scgeneformer._adata.parts import open_store
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._errors import DataError
 from scgeneformer._progress import progress
@@ -18,11 +19,13 @@ from scgeneformer.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from transformers import BertModel
 
     from scgeneformer._adata.previous import PreviousLayer
+    from scgeneformer._adata.run_store import RunStore
     from scgeneformer._adata.tokens import CellTokens
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer.models import Model, ModelLike
@@ -46,6 +49,11 @@ class Session:
         Tokens in one forward pass.
     dtype
         As which numbers the model computes, such as "float32" or "tf32".
+    device, budget
+        The devices and the tokens in one forward pass that were asked for.
+    first
+        Number of the first cell in the data set, where these are the cells of a chunk of it; else None. Over a chunk
+        nothing is said and shown.
     """
 
     model: Model
@@ -54,6 +62,9 @@ class Session:
     layers: list[int]
     tokens_per_batch: int
     dtype: str
+    device: str | Sequence[str] = "auto"
+    budget: int | None = None
+    first: int | None = None
 
     @contextmanager
     def running(
@@ -68,6 +79,10 @@ class Session:
         from scgeneformer._engine.device import matmul_precision
 
         n_cells = self.source.counts.n_obs if n_cells is None else n_cells
+        if self.first is not None:
+            with matmul_precision(self.dtype):
+                yield *self.source.counted(), lambda n: None
+            return
         announce(self.berts[0], max(self.layers), self.source.sample_lengths(), n_cells, name=self.model.name)
         n_tokens, blocks = self.source.counted()
         with progress(n_cells, doing) as advance, matmul_precision(self.dtype):
@@ -76,6 +91,11 @@ class Session:
     def params(self, **more: Any) -> dict[str, Any]:
         """What a result depends on, to be stored beside it."""
         return result_params(self.model, self.source, dtype=self.dtype, **more)
+
+    def kept_in(self, out: str | Path | None, call: str, params: dict[str, Any]) -> tuple[Session, RunStore | None]:
+        """The session with the batches of the run that made the store, and the store (:func:`open_store`)."""
+        store = open_store(out, call, self.source.counts.adata, params, tokens_per_batch=self.tokens_per_batch)
+        return self if store is None else replace(self, **store.choices), store
 
 
 def open_session(
@@ -99,7 +119,8 @@ def open_session(
     from scgeneformer._engine.device import TF32, resolve_devices
     from scgeneformer._engine.encoder import resolve_layer
 
-    devices = resolve_devices(settings.device if device == "auto" else device)
+    device = settings.device if device == "auto" else device
+    devices = resolve_devices(device)
     everywhere = [models.load(model, device=str(one), dtype=dtype) for one in devices]
     loaded = everywhere[0]
     asked = [layer] if isinstance(layer, str | int | np.integer | float | None) else list(layer)
@@ -112,4 +133,5 @@ def open_session(
     logg.debug(f"    {loaded} on {', '.join(map(str, devices))}, {budget} tokens per batch")
     wanted = settings.dtype if dtype == "auto" else dtype
     numbers = TF32 if wanted == TF32 else str(loaded.dtype).removeprefix("torch.")
-    return Session(loaded, [each.bert for each in everywhere], source, layers, budget, numbers)
+    named = settings.tokens_per_batch if tokens_per_batch is None else tokens_per_batch
+    return Session(loaded, [each.bert for each in everywhere], source, layers, budget, numbers, device, named)

@@ -1,22 +1,35 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer import models
 from scgeneformer._adata import keys
+from scgeneformer._adata.dask_chunks import RowChunks, is_dask
+from scgeneformer._adata.parts import open_store
+from scgeneformer._adata.rows import Rows
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.two_time_points import reads_two_times
 from scgeneformer._progress import progress
+from scgeneformer.tl._chunks import refuse_store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
     from anndata import AnnData
 
+    from scgeneformer._adata.run_store import RunStore
+    from scgeneformer._adata.tokens import CellTokens
+    from scgeneformer._engine.vocabulary import Vocabulary
     from scgeneformer.models import ModelLike
+
+WHOLE = "whole-run"  # in place of a checksum of each block: its counts are not read again
 
 
 @shared_docs
@@ -28,6 +41,7 @@ def tokenize(
     use_raw: bool | None = None,
     gene_ids: str | None = None,
     previous_layer: str | None = None,
+    out: str | Path | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Store the tokens of every cell as a model reads them.
@@ -49,6 +63,7 @@ def tokenize(
     previous_layer
         Layer with the counts of the same cells before: two time points are encoded, as a model reads them that
         :func:`train_classifier` makes of `model`. A cell of which nothing is known then has zeros or NaN there.
+    {out}
     {copy}
 
     Returns
@@ -95,26 +110,71 @@ def tokenize(
         stored=False,
     )
     start = logg.info("tokenizing cells")
-    dtype = np.uint16 if vocabulary.n_tokens <= 2**16 else np.uint32
-    padded = np.zeros((adata.n_obs, vocabulary.input_size), dtype=dtype)
-    bins = None
-    n_genes = np.zeros(adata.n_obs, dtype=np.int32)
-    with progress(adata.n_obs, "tokenize") as advance:
-        for first, tokens, found in source.blocks():
-            rows = slice(first, first + len(tokens))
-            padded[rows] = tokens.to_padded(vocabulary.input_size, dtype=dtype)
-            if tokens.positions is not None:
-                bins = np.zeros_like(padded, dtype=tokens.positions.dtype) if bins is None else bins
-                bins[rows] = tokens.positions_to_padded(vocabulary.input_size, dtype=bins.dtype)
-            n_genes[rows] = found
-            advance(len(tokens))
-    n_tokens = (padded != 0).sum(axis=1, dtype=np.int32)
-    warn_empty(n_tokens, adata)
-    results = Results(
-        obs={keys.N_GENES: n_genes, keys.N_TOKENS: n_tokens},
-        obsm={keys.TOKENS: padded} | ({} if bins is None else {keys.BINS: bins}),
-        uns={keys.TOKENS: {"params": source.params, "max_genes": vocabulary.max_genes}},
-    )
+    results = Results(uns={keys.TOKENS: {"params": source.params, "max_genes": vocabulary.max_genes}})
+    if is_dask(source.stored[0]):
+        refuse_store(out)
+        chunks = RowChunks(source.stored)
+        parts = chunks.map(_pad_chunk, source.without_data())
+        for key, dtype in _dtypes(vocabulary).items():
+            results.obsm[key] = chunks.stack(parts, itemgetter(key), (vocabulary.input_size,), dtype)
+    else:
+        store = None if out is None else open_store(out, "tokenize", adata, _basis(source))
+        with progress(adata.n_obs, "tokenize") as advance:
+            results.obsm, results.obs = _pad(source, advance, store)
+        warn_empty(results.obs[keys.N_TOKENS], adata)
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None
+
+
+def _dtypes(vocabulary: Vocabulary) -> dict[str, type]:
+    """What is stored of each cell, with the smallest type that holds it."""
+    dtypes: dict[str, type] = {keys.TOKENS: np.uint16 if vocabulary.n_tokens <= 2**16 else np.uint32}
+    if (n := vocabulary.encoding.n_positions) is not None:
+        dtypes[keys.BINS] = np.uint8 if n <= 2**8 else np.uint16
+    return dtypes
+
+
+def _basis(source: CellTokens) -> dict[str, str]:
+    """What the tokens depend on; counts are looked at in a sample of the cells."""
+    return source.params | {"values": source.checksum_of_sample()}
+
+
+def _pad(
+    source: CellTokens, advance: Callable[[int], object], store: RunStore | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What is stored of all cells in `obsm`, (n_obs, input_size), and in `obs`."""
+    shape, folder = (source.counts.n_obs, source.vocabulary.input_size), None if store is None else store.path
+    found = {key: Rows(shape, dtype, folder) for key, dtype in _dtypes(source.vocabulary).items()}
+    columns = {key: np.zeros(shape[0], dtype=np.int32) for key in (keys.N_GENES, keys.N_TOKENS)}
+    for first, part in _parts(source, store):
+        for key, rows in found.items():
+            rows.put(first, part[key])
+        for key, values in columns.items():
+            values[first : first + len(part[key])] = part[key]
+        advance(len(part[keys.N_GENES]))
+    return {key: rows.array() for key, rows in found.items()}, columns
+
+
+def _parts(source: CellTokens, store: RunStore | None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yield (first row, what is stored of them) of consecutive cells: what the store has, then what it lacks."""
+    begin, width, dtypes = 0, source.vocabulary.input_size, _dtypes(source.vocabulary)
+    while store is not None and (stored := store.load(_name(begin), WHOLE)) is not None:
+        yield begin, stored
+        begin += len(stored[keys.N_GENES])
+    for first, tokens, known in source.blocks(begin):
+        part = {keys.N_GENES: known, keys.N_TOKENS: tokens.lengths.astype(np.int32)}
+        part[keys.TOKENS] = tokens.to_padded(width, dtype=dtypes[keys.TOKENS])
+        if tokens.positions is not None:
+            part[keys.BINS] = tokens.positions_to_padded(width, dtype=dtypes[keys.BINS])
+        if store is not None:
+            store.save(_name(first), WHOLE, part)
+        yield first, part
+
+
+def _name(first: int) -> str:
+    return f"cells-{first:09d}"
+
+
+def _pad_chunk(source: CellTokens, first: int, matrices: Sequence[Any]) -> dict[str, np.ndarray]:
+    return _pad(source.of_rows(matrices), lambda n: None)[0]
