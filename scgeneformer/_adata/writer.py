@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +14,12 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.frames import drop
+from scgeneformer._adata.kind import check_anndata
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from anndata import AnnData
 
@@ -41,9 +47,9 @@ class Results:
 
 
 def write(adata: AnnData, results: Results) -> None:
-    """Assign all results; if one cannot be assigned, those before it are taken back."""
+    """Assign all results; if one cannot be assigned, those before it are taken back. An interrupt waits until then."""
     before = []
-    with warnings.catch_warnings():
+    with _uninterrupted(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)  # results turn a view into an object of its own
         try:
             for slot, key, value in results.entries():
@@ -62,8 +68,37 @@ def write(adata: AnnData, results: Results) -> None:
         logg.info(f"    overwritten: {', '.join(overwritten)}")
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let an interrupt wait for the end of the block: a view becoming an object of its own is neither, halfway."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    waiting: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *call: waiting.append(call))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])
+
+
 def target_of(adata: AnnData, copy: bool) -> AnnData:
-    """Where results go: `adata` itself or a copy of it."""
+    """Where results go: `adata` itself or a copy of it.
+
+    Raises
+    ------
+    DataError
+        If it is no AnnData, or one that cannot hold results, or not be copied.
+    """
+    check_anndata(adata)
+    if adata.isbacked and adata.is_view:
+        raise DataError(
+            "adata is a view of a backed AnnData, which can hold no results. Take its cells into memory: "
+            "adata = adata.to_memory(); or into a file of their own: adata = adata.copy('cells.h5ad')."
+        )
     if copy and adata.isbacked:
         raise DataError("copy=True needs the data in memory, and this AnnData is backed. Use adata.to_memory() first.")
     return adata.copy() if copy else adata

@@ -13,13 +13,13 @@ order by the float64 values and the tokens: the result is exact.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numba as nb
 import numpy as np
 
+from scgeneformer._engine.parallel import parallel
 from scgeneformer._engine.tokens import Tokens, offsets_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ RADIX_BITS = 11
 BUCKETS = 1 << RADIX_BITS
 COARSE_MAX = BUCKETS * BUCKETS - 1  # 22 bits: 6 of exponent, 16 of mantissa
 COARSE_ZERO = (127 - 20) << 16  # exponent and mantissa of 2**-20, below any count / median that occurs
-ONE_AT_A_TIME = threading.Lock()  # some of numba's threading layers abort if two threads enter at once
 CELLS_PER_TASK = 64  # rows that share one scratch buffer
 
 
@@ -76,8 +75,7 @@ def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: V
         Number of known genes with a count in each cell before truncation, (n_cells,) int32.
     """
     medians = np.where(gene_tokens >= 0, vocabulary.median_of_token[gene_tokens], np.nan)
-    with ONE_AT_A_TIME:
-        n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
+    n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
     lead, trail = vocabulary.n_lead, vocabulary.n_trail
     kept = np.minimum(n_genes, vocabulary.max_genes)
     offsets = offsets_of(np.where(kept > 0, kept + lead + trail, 0))
@@ -87,14 +85,13 @@ def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: V
         ids[offsets[:-1][filled]] = vocabulary.cls_token
     if trail:
         ids[offsets[1:][filled] - 1] = vocabulary.eos_token
-    with ONE_AT_A_TIME:
-        _rank_rows(
-            counts.data, counts.indices, counts.indptr, gene_tokens, medians, offsets[:-1] + lead, kept, n_genes, ids
-        )
+    _rank_rows(
+        counts.data, counts.indices, counts.indptr, gene_tokens, medians, offsets[:-1] + lead, kept, n_genes, ids
+    )
     return Tokens(ids, offsets), n_genes
 
 
-@nb.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel
 def count_known(data, indices, indptr, known):  # pragma: no cover  compiled
     n_cells = len(indptr) - 1
     n_genes = np.zeros(n_cells, dtype=np.int32)
@@ -106,7 +103,7 @@ def count_known(data, indices, indptr, known):  # pragma: no cover  compiled
     return n_genes
 
 
-@nb.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel
 def _rank_rows(data, indices, indptr, gene_tokens, medians, starts, kept, n_genes, ids):  # pragma: no cover  compiled
     n_cells = len(indptr) - 1
     for task in nb.prange((n_cells + CELLS_PER_TASK - 1) // CELLS_PER_TASK):

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numba as nb
 import numpy as np
 
-from scgeneformer._engine.ranking import CELLS_PER_TASK, ONE_AT_A_TIME, count_known
+from scgeneformer._engine.parallel import parallel
+from scgeneformer._engine.ranking import CELLS_PER_TASK, count_known
 from scgeneformer._engine.tokens import Tokens, offsets_of
 from scgeneformer._errors import ModelError
 
@@ -110,8 +111,7 @@ class ValueBinned:
         n_genes
             Known genes with a count in each cell, (n_cells,) int32.
         """
-        with ONE_AT_A_TIME:
-            n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
+        n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
         known = np.sort(gene_tokens[gene_tokens >= 0])
         fit = np.minimum(len(known) if self.zeros else n_genes, vocabulary.max_genes)
         kept = np.where(n_genes > 0, fit, 0)
@@ -124,15 +124,14 @@ class ValueBinned:
             ids[offsets[:-1][filled]] = vocabulary.cls_token
         if trail:
             ids[offsets[1:][filled] - 1] = vocabulary.eos_token
-        with ONE_AT_A_TIME:
-            _bin_rows(
-                *(counts.data, counts.indices, counts.indptr, gene_tokens, known, vocabulary.n_tokens),
-                *(n_genes, self.n_bins - 1, offsets[:-1] + lead, kept, ids, positions),
-            )
+        _bin_rows(
+            *(counts.data, counts.indices, counts.indptr, gene_tokens, known, vocabulary.n_tokens),
+            *(n_genes, self.n_bins - 1, offsets[:-1] + lead, kept, ids, positions),
+        )
         return Tokens(ids, offsets, positions), n_genes
 
 
-@nb.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel
 def _bin_rows(
     data, indices, indptr, gene_tokens, known, n_tokens, n_genes, m, starts, kept, ids, positions
 ):  # pragma: no cover  compiled

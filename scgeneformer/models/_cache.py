@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import RLock
@@ -37,6 +38,16 @@ class _Entry:
 
 _entries: OrderedDict[_Key, _Entry] = OrderedDict()  # the least recently used first
 _lock = RLock()
+
+
+def _after_fork() -> None:
+    """Make the lock anew in a child process: nobody there would release what a thread of the parent held."""
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def cache_info() -> pd.DataFrame:
