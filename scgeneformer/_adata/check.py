@@ -10,6 +10,7 @@ import numpy as np
 from scgeneformer._adata.counts import Counts, count_share, open_counts
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import INDEX, GeneMap, map_genes
+from scgeneformer._adata.kind import check_anndata
 from scgeneformer._adata.tokens import CellTokens
 from scgeneformer._engine.genes import is_ensembl, species_of
 from scgeneformer._errors import DataError
@@ -47,6 +48,7 @@ class Case:
 
 def find_all(adata: AnnData, vocabulary: Vocabulary, **where: str | bool | None) -> list[Finding]:
     """Findings of all inspections, in order; those that need counts or genes are left out where there are none."""
+    check_anndata(adata)
     case = Case(adata, vocabulary, **where)  # type: ignore[arg-type]
     return [finding for inspect in INSPECTIONS if (finding := inspect(case)) is not None]
 

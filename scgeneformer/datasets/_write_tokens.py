@@ -9,6 +9,7 @@ from scgeneformer import models
 from scgeneformer._adata import keys
 from scgeneformer._adata.arrow_columns import to_arrow
 from scgeneformer._adata.frames import in_memory
+from scgeneformer._adata.kind import check_anndata
 from scgeneformer._adata.token_files import EXTRA, IDS, LENGTH, OBS_NAMES, check_one_time
 from scgeneformer._adata.token_writer import check_folder, write_folder
 from scgeneformer._adata.tokens import open_tokens
@@ -94,6 +95,7 @@ def write_tokens(
     >>> gf.datasets.write_tokens(adata, "pbmc.dataset", model="mini", obs_columns=["cell_type"])
     """
     require(*EXTRA)
+    check_anndata(adata)
     target = Path(path).expanduser()
     check_folder(target, overwrite=overwrite)
     columns = _columns(adata, obs_columns)
