@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MIN_NOISE = 1e-10  # below it, replicates are the same up to rounding
+ROUNDING = 1e-28  # squared distances of unit vectors below this are errors of rounding
 BLOCK = 2**24  # numbers in the largest array of a block of genes or rotations
 FDR = 0.05  # at which genes are left out of the null
 
@@ -109,7 +110,7 @@ def compare(group: Side, reference: Side, *, min_cells: int = 1, n_rotations: in
 
 def statistics(squares: np.ndarray, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     """Effect and score from the squared distance of the means, w_A and w_B, (3, ...)."""
-    apart, w_a, w_b = squares
+    apart, w_a, w_b = np.where(squares < ROUNDING, 0, squares)
     noise = (w_a / n + w_b / m) / 2
     effect = apart / 2 - noise
     return effect, effect / np.maximum(noise, MIN_NOISE)
