@@ -30,6 +30,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
+templates_path = ["_templates"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 default_role = "literal"
 
@@ -69,6 +70,8 @@ intersphinx_mapping = (
 smartquotes = False
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
 
 # --- pages that lie elsewhere in the checkout are copied in, and links follow them ---

@@ -16,7 +16,7 @@ import scgeneformer as gf
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PACKAGES = ("pp", "tl", "pl", "get", "models", "datasets")
-DIRECTIVE = r"^\.\. auto(?:data|class|exception):: (?:scgeneformer\.)?(\S+)"
+DIRECTIVE = r"^\.\. (?:py:data|auto(?:data|class|exception)):: (?:scgeneformer\.)?(\S+)"
 
 pytestmark = pytest.mark.skipif(not (DOCS / "conf.py").is_file(), reason="only the installed package is here")
 
