@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from scgeneformer._adata.counts import ROWS_PER_BLOCK
 from scgeneformer._engine.sequences import as_sequences, check_sequences, genes_of, place_in_cell, ranking_of
 from scgeneformer._engine.tokens import Tokens, concatenate, offsets_of
 from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._foreign import parse_json, read_json
 from scgeneformer._optional import require
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TokenFile:
         self._table = _open_table(self.path)
         self._ids = _column_of_ids(self._table, self.path)
         metadata = self._table.schema.metadata or {}
-        written = json.loads(metadata.get(METADATA, b"{}"))
+        written = _read_note(metadata, METADATA, self.path)
         if written and written.get("ranking") != ranking_of(vocabulary):
             raise DataError(
                 f"The tokens in {self.path} were written for a model with other genes or medians than those of the "
@@ -98,7 +98,12 @@ class TokenFile:
             known = ", ".join(map(repr, self.columns)) or "none"
             raise MissingKeyError(f"{self.path} has no column {name!r} with one value per cell; there are: {known}.")
         column = self._table.column(name)
-        return from_arrow(column if rows is None else column.take(rows), _classes(self._table, name))
+        _validate(column, name, self.path)
+        classes = _classes(self._table, name, self.path)
+        try:
+            return from_arrow(column if rows is None else column.take(rows), classes)
+        except ValueError as error:
+            raise DataError(f"{self.path}: the column {name!r} cannot be read: {error}.") from error
 
     def rows(self, start: int, stop: int) -> Tokens:
         """The cells `start` to `stop`, checked; a view of the file where it lies in one piece and as int32."""
@@ -173,21 +178,54 @@ def _open_table(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"There is no folder {path}.")
     if (path / SPLITS).is_file():
-        names = json.loads((path / SPLITS).read_text(encoding="utf-8")).get("splits", [])
+        names = _read_state(path, SPLITS).get("splits", [])
         raise DataError(f"{path} holds several data sets; name one of them: {', '.join(str(path / n) for n in names)}.")
     if not (path / STATE).is_file():
         raise DataError(
             f"{path} is no folder of tokens: there is no {STATE} in it. It must be one that the reference's tokenizer, "
             "gf.datasets.write_tokens or datasets.Dataset.save_to_disk wrote."
         )
+    state = _read_state(path, STATE)
+    if state.get("_indices_data_files"):
+        raise DataError(f"{path} holds a selection of its rows. Load it with datasets, and save flatten_indices().")
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        if state.get("_indices_data_files"):
-            raise DataError(f"{path} holds a selection of its rows. Load it with datasets, and save flatten_indices().")
-        files = [path / entry["filename"] for entry in state["_data_files"]]
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+        if outside := [name for name in names if Path(name).name != name or "\\" in name]:
+            raise DataError(f"{path / STATE} names {outside[0]!r}, which is no file of this folder. Nothing was read.")
+        files = [path / name for name in names]
         return pa.concat_tables([pyarrow.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files])
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+    except (OSError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {error}. Is the folder complete?") from error
+
+
+def _read_state(path: Path, name: str) -> dict[str, Any]:
+    """What one of the JSON files of a folder says."""
+    try:
+        found = read_json(path / name)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {name}: {error}. Is the folder complete?") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} cannot be read: {name} holds a {type(found).__name__}. Is the folder complete?")
+    return found
+
+
+def _read_note(metadata: dict[bytes, bytes], key: bytes, path: Path) -> dict[str, Any]:
+    """What was noted about an Arrow table, as JSON."""
+    try:
+        found = parse_json(metadata.get(key, b"{}"))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: its note {key.decode()!r} is no JSON ({error}).") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _validate(column: Any, name: str, path: Path) -> None:
+    """Refuse a column whose parts lead out of the file: Arrow itself would follow them."""
+    import pyarrow as pa
+
+    try:
+        column.validate(full=True)
+    except (pa.ArrowException, MemoryError) as error:
+        raise DataError(f"{path}: the column {name!r} is damaged: {error}. Fetch or copy the folder again.") from error
 
 
 def _column_of_ids(table: Any, path: Path) -> Any:
@@ -201,6 +239,7 @@ def _column_of_ids(table: Any, path: Path) -> Any:
     kind = column.type
     if not ((t.is_list(kind) or t.is_large_list(kind)) and t.is_integer(kind.value_type)):
         raise DataError(f"{path}: the column {IDS!r} must hold lists of whole numbers, and holds {kind}.")
+    _validate(column, IDS, path)
     if column.null_count:
         raise DataError(f"{path}: the column {IDS!r} has no value for {column.null_count} cells. Leave these out.")
     return column
@@ -212,7 +251,10 @@ def _tokens_of(lists: Any) -> Tokens:
     values = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
     if values.null_count:
         raise DataError(f"the column {IDS!r} holds lists with missing values. Leave these cells out.")
-    ids = values.to_numpy().astype(np.int32, copy=False)
+    try:
+        ids = values.cast("int32").to_numpy()
+    except ValueError as error:
+        raise DataError(f"the column {IDS!r} holds numbers that are no tokens: {error}.") from error
     return Tokens(ids, offsets - offsets[0])
 
 
@@ -220,6 +262,7 @@ def _check_lengths(table: Any, lengths: np.ndarray, path: Path) -> None:
     """Whether the file's own column of lengths, if it has one, agrees."""
     if LENGTH not in table.column_names or not is_scalar(table.schema.field(LENGTH).type):
         return
+    _validate(table.column(LENGTH), LENGTH, path)
     stated = table.column(LENGTH).to_numpy()
     if len(wrong := np.flatnonzero(stated != lengths)):
         cell = wrong[0]
@@ -229,8 +272,10 @@ def _check_lengths(table: Any, lengths: np.ndarray, path: Path) -> None:
         )
 
 
-def _classes(table: Any, name: str) -> list[str]:
+def _classes(table: Any, name: str, path: Path) -> list[str]:
     """Names of the classes of a column that holds their numbers (`ClassLabel`)."""
-    info = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
-    feature = (info.get("features") or {}).get(name, {})
-    return feature.get("names") or [] if feature.get("_type") == "ClassLabel" else []
+    try:
+        feature = _read_note(table.schema.metadata or {}, b"huggingface", path)["info"]["features"][name]
+        return list(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else []
+    except (KeyError, TypeError):
+        return []

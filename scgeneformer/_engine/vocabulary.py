@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,15 @@ import pandas as pd
 from scgeneformer._engine.encodings import Encoding, RankValue, encoding_from_dict, encoding_to_dict
 from scgeneformer._engine.tokens import LAST
 from scgeneformer._errors import ModelError
+from scgeneformer._foreign import MOST_TEXT, read_bytes, read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 GENES_FILE, ALIASES_FILE, META_FILE = "genes.tsv", "aliases.tsv", "geneformer.json"
+MOST_TOKENS = 2**20  # arrays over all tokens are made for every call
+MOST_LETTERS = 128  # of a gene, in arrays whose entries are all as wide as the longest
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +66,16 @@ class Vocabulary:
     encoding: Encoding = field(default_factory=RankValue)
 
     def __post_init__(self) -> None:
+        check_tokens([*self.tokens[:1], *self.tokens[-1:], *self.special.values()], "The vocabulary")
+        if self.encoding.n_times > 1 and not {"<cls>", "<sep>"} <= self.special.keys():
+            raise ModelError(f"The encoding {self.encoding.name!r} needs the special tokens <cls> and <sep>.")
+        if not self.n_special <= self.input_size <= MOST_TOKENS:
+            raise ModelError(
+                f"input_size={self.input_size:,} must be from {self.n_special}, the special tokens of a cell, to "
+                f"{MOST_TOKENS:,}."
+            )
+        if not (np.isfinite(self.target_sum) and self.target_sum > 0):
+            raise ModelError(f"target_sum={self.target_sum} must be a positive number.")
         if len(np.unique(self.tokens)) != len(self.tokens) or set(self.tokens.tolist()) & set(self.special.values()):
             raise ModelError("The vocabulary gives one token to two genes. Rebuild it with one token per gene.")
         if not (np.isfinite(self.medians).all() and (self.medians > 0).all()):
@@ -154,33 +169,56 @@ class Vocabulary:
         return by_symbol | by_alias | self.token_of_id
 
 
+def check_tokens(tokens: Iterable[int], origin: str) -> None:
+    """Refuse tokens that are negative or so large that arrays over all tokens would not fit into memory."""
+    if wrong := [token for token in tokens if not 0 <= token < MOST_TOKENS]:
+        raise ModelError(
+            f"{origin} gives out the token {wrong[0]:,}; tokens are numbers from 0 to {MOST_TOKENS - 1:,}."
+        )
+
+
+def names_of(names: list[str]) -> np.ndarray:
+    """Names of genes as an array, (n,) str."""
+    if long := [name for name in names if len(name) > MOST_LETTERS]:
+        raise ModelError(
+            f"{long[0][:MOST_LETTERS]!r}... is no name of a gene: it has more than {MOST_LETTERS} letters."
+        )
+    return np.array(names, dtype=str)
+
+
 def read_vocabulary(folder: Path) -> Vocabulary:
     """Read a vocabulary from our own files, `genes.tsv` and `geneformer.json` (and `aliases.tsv` where present)."""
     try:
-        meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-        text = {"ensembl_id": str, "symbol": str}
-        genes = pd.read_csv(folder / GENES_FILE, sep="\t", dtype=text, na_filter=False, float_precision="round_trip")
+        meta = read_json(folder / META_FILE)
+        genes = _read_table(folder / GENES_FILE, {"ensembl_id": str, "symbol": str})
         aliases = {}
-        if (folder / ALIASES_FILE).exists():
-            table = pd.read_csv(folder / ALIASES_FILE, sep="\t", dtype=str, na_filter=False)
+        if (folder / ALIASES_FILE).is_file():
+            table = _read_table(folder / ALIASES_FILE, str)
             aliases = dict(zip(table["alias"], table["ensembl_id"], strict=True))
+        check_tokens([genes["token"].min(), genes["token"].max()] if len(genes) else [], GENES_FILE)
         return Vocabulary(
             tokens=genes["token"].to_numpy(np.int32),
-            ensembl_ids=genes["ensembl_id"].to_numpy(str),
-            symbols=genes["symbol"].to_numpy(str),
+            ensembl_ids=names_of(genes["ensembl_id"].tolist()),
+            symbols=names_of(genes["symbol"].tolist()),
             medians=genes["median"].to_numpy(np.float64),
             special={str(k): int(v) for k, v in meta["special_tokens"].items()},
             input_size=int(meta["input_size"]),
             aliases=aliases,
             target_sum=float(meta["target_sum"]),
-            record=meta.get("record", {}),
+            record=dict(meta.get("record", {})),
             encoding=encoding_from_dict(meta.get("encoding", encoding_to_dict(RankValue()))),
         )
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, OSError) as error:
         raise ModelError(
             f"The vocabulary in {folder} cannot be read: {error}. It needs {GENES_FILE} with the columns token, "
             f"ensembl_id, symbol, median and {META_FILE} with special_tokens, input_size, target_sum."
         ) from error
+
+
+def _read_table(path: Path, dtype: Any) -> pd.DataFrame:
+    """A table of tab-separated columns, text as it is."""
+    content = io.BytesIO(read_bytes(path, MOST_TEXT))
+    return pd.read_csv(content, sep="\t", dtype=dtype, na_filter=False, float_precision="round_trip")
 
 
 def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:

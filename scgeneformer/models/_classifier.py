@@ -131,17 +131,22 @@ def _meaning(config: Mapping[str, Any], model: Model) -> tuple[str, str, list[Ta
     if (block := config.get(BLOCK)) is not None:
         try:
             tasks = [Task(str(task["label"]), [str(name) for name in task["classes"]]) for task in block["tasks"]]
-            return block["kind"], block["pooling"], tasks
-        except (KeyError, TypeError) as error:
+            if block["kind"] not in (CELLS, GENES):
+                raise ValueError(f"kind {block['kind']!r}")
+            return block["kind"], str(block["pooling"]), tasks
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{BLOCK!r} in {model.files.config} cannot be read: {error!r}.") from error  # type: ignore[union-attr]
-    kinds = [STOCK[name] for name in config.get("architectures") or [] if name in STOCK]
+    kinds = [kind for name, kind in STOCK.items() if name in (config.get("architectures") or [])]
     if not kinds:
         raise ModelError(
             f"config.json of {model.name} does not say what it classifies: architectures is "
             f"{config.get('architectures')!r}, not one of {', '.join(STOCK)}."
         )
-    names = config.get("id2label") or {}
-    classes = [str(names[i]) for i in sorted(names, key=int)] or ["LABEL_0", "LABEL_1"]
+    try:
+        names = dict(config.get("id2label") or {})
+        classes = [str(names[i]) for i in sorted(names, key=int)] or ["LABEL_0", "LABEL_1"]
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"id2label in the config of {model.name} does not number the classes: {error}.") from error
     return kinds[0], "first", [Task("class", classes)]
 
 

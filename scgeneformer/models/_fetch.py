@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from scgeneformer._engine.dictionaries import KINDS
-from scgeneformer._errors import ModelNotFoundError
+from scgeneformer._errors import ModelError, ModelNotFoundError
 from scgeneformer.models import _hub, _registry
 from scgeneformer.models._geneformer import (
     CONFIG_FILE,
@@ -17,6 +18,8 @@ from scgeneformer.models._geneformer import (
     has_vocabulary,
 )
 from scgeneformer.models._source import HubPlace, parse
+
+_DICTIONARY = re.compile(rf"({'|'.join(KINDS)})[\w.-]*\.pkl", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,24 @@ def _fetch_unlisted(place: HubPlace, with_vocabulary: bool, with_weights: bool) 
     for revision in (place.revision, commit):  # the first records which commit the revision is
         config = _hub.fetch(place.name, place.repo, _join(place.subfolder, CONFIG_FILE), revision)
     weights = next((name for name in WEIGHT_FILES if name in names), WEIGHT_FILES[0])
-    vocabulary = [name for name in names if name in VOCABULARY_FILES or name.startswith(KINDS)]
+    vocabulary = [name for name in names if name in VOCABULARY_FILES] or _dictionaries(names, place)
     for name in [*(vocabulary if with_vocabulary else []), *([weights] if with_weights else [])]:
         _hub.fetch(place.name, place.repo, _join(place.subfolder, name), commit)
     entry = _sibling(place, config) if with_vocabulary and not has_vocabulary(config.parent) else None
     paths = _fetch_checked(entry, list(entry.dictionaries)) if entry else {}
     dictionaries = next((path.parent for path in paths.values()), None)
     return Download(place.name, config.parent, dictionaries, place.repo, commit)
+
+
+def _dictionaries(names: list[str], place: HubPlace) -> list[str]:
+    """The dictionary pickles among the files of a place, one of each kind."""
+    found = [name for name in names if _DICTIONARY.fullmatch(name)]
+    if len(found) > len(KINDS):
+        raise ModelError(
+            f"{place.name} holds several dictionaries of one kind ({', '.join(found[:8])}). Fetch those of the model "
+            "by hand, and name their folder: dictionaries=..."
+        )
+    return found
 
 
 def _sibling(place: HubPlace, config: Path) -> _registry.Entry | None:

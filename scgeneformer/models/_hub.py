@@ -88,11 +88,15 @@ def verify(path: Path, expected: HubFile) -> None:
     ModelError
         If its SHA-256 is another one.
     """
+    from huggingface_hub import constants
+
     if (found := sha256(path)) == expected.sha256:
         return
-    blob, size = path.resolve(), path.stat().st_size
+    size = path.stat().st_size
+    blob = path.parent / path.readlink() if path.is_symlink() else path
     path.unlink()
-    blob.unlink(missing_ok=True)
+    if blob.parent.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):  # a link may lead anywhere
+        blob.unlink(missing_ok=True)
     raise ModelError(
         f"{path} is not the published file: SHA-256 {found} ({size:,} bytes) instead of {expected.sha256} "
         f"({expected.bytes:,} bytes). It was removed from the cache; call again to fetch it anew. If that repeats, the "

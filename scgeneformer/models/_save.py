@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scanpy import logging as logg
+
 from scgeneformer._engine.vocabulary import ALIASES_FILE, GENES_FILE, META_FILE, write_vocabulary
 from scgeneformer._errors import ModelError
 from scgeneformer.models._file_tensors import check_file, file_tensors
@@ -108,12 +110,22 @@ def _write(model: Model, folder: Path) -> None:
         _copy_weights(model, folder)
         config = model.files.layout.read_config(model.files.config)
         for name in (CARD_FILE, METRICS_FILE):
-            if (model.files.folder / name).is_file():
-                shutil.copyfile(model.files.folder / name, folder / name)
+            if (path := model.files.folder / name).is_file():
+                _copy_own(path, folder / name)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     origin = {"source": model.name, "revision": model.revision, "checksum": model.checksum}
     record = {**{key: value for key, value in origin.items() if value}, **model.vocabulary.record}
     write_vocabulary(replace(model.vocabulary, record=record), folder)
+
+
+def _copy_own(path: Path, target: Path) -> None:
+    """Copy a file of a model, unless it is a link out of its directory, and so perhaps to something private."""
+    real, folder = path.resolve(), path.parent.resolve()
+    from_hub = real.parent.name == "blobs" and real.parents[1] in folder.parents
+    if from_hub or real.is_relative_to(folder):
+        shutil.copyfile(path, target)
+    else:
+        logg.warning(f"{path} is a link out of the model's directory, to {real}: not copied")
 
 
 def _copy_weights(model: Model, folder: Path) -> None:

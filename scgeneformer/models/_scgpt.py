@@ -15,15 +15,15 @@ Tokens are numbered anew, special ones first, as in all vocabularies here.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scgeneformer._engine.value_bins import ValueBinned
-from scgeneformer._engine.vocabulary import Vocabulary
+from scgeneformer._engine.vocabulary import Vocabulary, names_of
 from scgeneformer._errors import ModelError
+from scgeneformer._foreign import read_json
 from scgeneformer.models import _weights
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def read_vocabulary(folder: Path, config: Path) -> Vocabulary:
     args = _read_args(config)
     names, _ = _read_names(folder)
     n_special = sum(map(_is_special, names))
-    genes = np.array(names[n_special:], dtype=str)
+    genes = names_of(names[n_special:])
     return Vocabulary(
         tokens=np.arange(n_special, len(names), dtype=np.int32),
         ensembl_ids=genes,
@@ -205,7 +205,7 @@ def _is_special(name: str) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except ValueError as error:
         raise ModelError(f"{path} is not readable JSON ({error}). Fetch it again.") from error
     if not isinstance(found, dict):

@@ -18,6 +18,8 @@ READS: Counter[str] = Counter()
 """How often each weight file was truly read, for tests."""
 
 PREFIX = "bert."
+MOST_HEADER = 4 * 2**20  # bytes of names and shapes; a block of the encoder takes 2,000
+LEAST_PER_BLOCK = 8  # tensors of a block; it has 16
 IGNORED = ("position_ids", "token_type_ids")  # constants that older transformers saved along
 BUFFERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "position_ids": lambda like: like.new_ones(like.shape).cumsum(-1) - 1,
@@ -35,22 +37,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
+        _check_header(path)
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged or hostile file can raise anything
         raise ModelError(
             f"{path} is not a whole safetensors file ({error}; it has {path.stat().st_size:,} bytes). Fetch or copy it "
             "again."
         ) from error
 
 
+def _check_header(path: Path) -> None:
+    """Refuse a header that takes more memory than one of names and shapes has a use for."""
+    with open(path, "rb") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+    if n_bytes > MOST_HEADER:
+        raise ValueError(f"its header claims {n_bytes:,} bytes, and at most {MOST_HEADER:,} are read")
+
+
 def _read_bin(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
+        _check_zip(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle can raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -58,9 +69,37 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
             f"{path} was refused or is damaged: torch reads no tensors from it without executing what it holds "
             f"({first}). Nothing in it was executed. Take the model from a source you trust, as model.safetensors."
         ) from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, Mapping) or not all(_is_plain(*item) for item in tensors.items()):
         raise ModelError(f"{path} holds no dictionary of tensors.")
+    if sum(t.numel() * t.element_size() for t in tensors.values()) > 2 * path.stat().st_size:  # decoders are tied
+        raise ModelError(
+            f"{path} was refused: its tensors are views that stand for more numbers than it holds. Save them each on "
+            "its own, as model.safetensors."
+        )
     return dict(tensors)
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse what unpacks to more than the file: archives that are compressed, or whose members overlap."""
+    from zipfile import ZIP_STORED, ZipFile
+
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":
+            raise ValueError("it is no archive, as torch has written them since version 1.6")
+        members = ZipFile(file).infolist()
+    if any(member.compress_type != ZIP_STORED for member in members):
+        raise ValueError("it is a compressed archive, which torch does not write")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its members have more bytes than the file")
+    if any(member.file_size > MOST_HEADER for member in members if member.filename.endswith(".pkl")):
+        raise ValueError(f"its pickle has more than {MOST_HEADER:,} bytes")
+
+
+def _is_plain(name: object, tensor: object) -> bool:
+    import torch
+
+    dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and isinstance(name, str)
 
 
 def build_bert(
@@ -81,11 +120,8 @@ def build_bert(
     """
     import torch
 
-    from scgeneformer._engine.encoder import new_bert
-
-    with torch.device("meta"):
-        bert = new_bert(config)
     own = _encoder_tensors(tensors)
+    bert = _empty_bert(config, own, origin)
     _check(own, bert.state_dict(), origin)
     bert.load_state_dict(
         {name: own[name].detach().to(device=device, dtype=dtype, copy=True) for name in bert.state_dict()}, assign=True
@@ -95,6 +131,24 @@ def build_bert(
             like = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
             bert.embeddings.register_buffer(name, make(like), persistent=False)
     return bert.eval().requires_grad_(False)
+
+
+def _empty_bert(config: BertConfig, own: Mapping[str, torch.Tensor], origin: str) -> BertModel:
+    """The encoder without memory for its weights; its blocks, which take some, are no more than its tensors."""
+    import torch
+
+    from scgeneformer._engine.encoder import new_bert
+
+    if config.num_hidden_layers > len(own) // LEAST_PER_BLOCK:
+        raise ModelError(
+            f"config.json asks for {config.num_hidden_layers:,} blocks, and {origin} holds {len(own):,} tensors of an "
+            "encoder. The two belong to different models."
+        )
+    try:
+        with torch.device("meta"):
+            return new_bert(config)
+    except Exception as error:  # sizes beyond all numbers
+        raise ModelError(f"config.json beside {origin} describes no encoder that can be built: {error}") from error
 
 
 def _encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

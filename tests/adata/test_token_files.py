@@ -13,7 +13,7 @@ from scgeneformer._adata.arrow_columns import to_arrow
 from scgeneformer._adata.token_files import TokenFile
 from scgeneformer._adata.token_writer import write_folder
 from scgeneformer._engine.tokens import Tokens
-from scgeneformer._engine.two_time_points import TwoTimePoints
+from scgeneformer._engine.two_time_points import reads_two_times
 from scgeneformer._errors import DataError, MissingExtraError, MissingKeyError
 
 pa = pytest.importorskip("pyarrow")
@@ -256,4 +256,4 @@ def test_nothing_is_left_of_a_folder_that_could_not_be_finished(tmp_path):
 
 def test_models_of_two_time_points_are_refused(save):
     with pytest.raises(DataError, match=r"reads cells at 2 time points, and folders of tokens hold one. Give"):
-        TokenFile(save(CELLS), replace(make_vocabulary(special=True), encoding=TwoTimePoints()))
+        TokenFile(save(CELLS), reads_two_times(make_vocabulary(special=True)))

@@ -69,13 +69,12 @@ def test_anything_but_plain_numbers_and_text_is_refused(tmp_path, content):
         read_dictionary(dump(tmp_path / "d.pkl", content))
 
 
-def test_a_pickle_cannot_change_the_functions_it_is_given(tmp_path):
+def test_a_pickle_cannot_set_attributes(tmp_path):
     attack = b"\x80\x02cnumpy\ndtype\n}X\x05\x00\x00\x00evil1X\x01\x00\x00\x00xsb."  # BUILD on what numpy.dtype gives
     path = tmp_path / "d.pkl"
     path.write_bytes(attack)
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="the state of an object"):
         read_dictionary(path)
-    assert not hasattr(dictionaries._ADMITTED["numpy", "dtype"], "evil1")
 
 
 def test_a_damaged_pickle_and_something_else_are_refused(tmp_path):
@@ -83,9 +82,9 @@ def test_a_damaged_pickle_and_something_else_are_refused(tmp_path):
     (tmp_path / "cut.pkl").write_bytes(whole.read_bytes()[:-3])
     with pytest.raises(ModelError, match="Fetch it again"):
         read_dictionary(tmp_path / "cut.pkl")
-    with pytest.raises(ModelError, match="holds a list"):
+    with pytest.raises(ModelError, match="the pickle instruction EMPTY_LIST"):
         read_dictionary(dump(tmp_path / "list.pkl", [1, 2]))
-    with pytest.raises(ModelError, match="not a dictionary from gene names"):
+    with pytest.raises(ModelError, match="a key that is a int"):
         read_dictionary(dump(tmp_path / "int.pkl", {1: 2}))
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Barrier, Event, Thread
 from urllib.parse import unquote
 
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
@@ -18,7 +18,9 @@ class HubServer:
     """Serves `snapshots`, files by (repository, commit).
 
     `altered` replaces what is sent for a path; a path in `cut` is sent only so far, once for each number in its list;
-    a path in `broken` answers 500 that many times. `requests` counts (method, path), `ranges` lists Range headers.
+    a path in `broken` answers 500 that many times; `headers` take the place of ours. Requests to begin a
+    path in `meet` wait there for each other, and what is sent of one in `hold` stops in the middle until that is set.
+    `requests` counts (method, path), `ranges` lists Range headers.
     """
 
     def __init__(self, snapshots: dict[tuple[str, str], dict[str, bytes]], branches: dict[str, str]) -> None:
@@ -28,6 +30,9 @@ class HubServer:
         self.broken: Counter[str] = Counter()
         self.requests: Counter[tuple[str, str]] = Counter()
         self.ranges: list[str] = []
+        self.headers: dict[str, str] = {}
+        self.meet: dict[str, Barrier] = {}
+        self.hold: dict[str, Event] = {}
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
@@ -101,10 +106,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.broken[path] -= 1
             self._send(500, {}, b"")
             return
+        if not body and path in self.hub.meet:
+            self.hub.meet[path].wait(60)
         content = self.hub.altered.get(path, files[path])
         etag = f'"{hashlib.sha256(files[path]).hexdigest()}"'
         headers = {"X-Repo-Commit": commit, "ETag": etag, "Accept-Ranges": "bytes"}
-        headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(len(content))}
+        headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(len(content)), **self.hub.headers}
         self._send_part(headers, content, path, body)
 
     def _send_part(self, headers: dict[str, str], content: bytes, path: str, body: bool) -> None:
@@ -114,7 +121,15 @@ class _Handler(BaseHTTPRequestHandler):
             start, status = int(re.findall(r"\d+", wanted)[0]), 206
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         stops = self.hub.cut.get(path) if body else None
-        self._send(status, headers, content[start:], body=body, stop=stops.pop(0) if stops else None)
+        if body and path in self.hub.hold:
+            self._send_halves(headers, content, self.hub.hold[path])
+        else:
+            self._send(status, headers, content[start:], body=body, stop=stops.pop(0) if stops else None)
+
+    def _send_halves(self, headers: dict[str, str], content: bytes, go_on: Event) -> None:
+        self._send(200, headers, content, stop=len(content) // 2)
+        self.wfile.flush()
+        go_on.wait(60)
 
     def _send(
         self, status: int, headers: dict[str, str], content: bytes, *, body: bool = True, stop: int | None = None
