@@ -104,6 +104,7 @@ def test_embed_passes_its_options_on(path, cells, monkeypatch):
     assert call("embed", path, *words.split(), *more.split()).exit_code == 0
     assert seen == {
         "layer": [-1],
+        "out": path.parent / f"{path.name}.parts",
         "pooling": "cls",
         "groupby": ["donor", "b"],
         "agg": "median",
@@ -180,8 +181,17 @@ def test_a_failure_leaves_the_old_file(path, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(files, "_add", fail)
-    assert fails("tokenize", path, "-m", "mini", "--in-place") == "Error: No space left on device"
+    parts = tmp_path / f"{path.name}.parts"
+    told = f"What was finished is kept in {parts}; the same command with --resume goes on from there."
+    words = ("tokenize", path, "-m", "mini", "--in-place")
+    assert fails(*words) == f"Error: No space left on device. {told}"
     assert "geneformer_tokens" not in READ[path.suffix](path).obsm
+    assert sorted(os.listdir(tmp_path)) == [path.name, parts.name]
+    monkeypatch.undo()
+    told = "holds what a command that was stopped had finished. Go on with it: --resume; to begin anew, remove it."
+    assert fails(*words) == f"Error: {parts} {told}"
+    assert call(*words, "--resume").exit_code == 0
+    assert "geneformer_tokens" in READ[path.suffix](path).obsm
     assert os.listdir(tmp_path) == [path.name]
 
 
@@ -273,7 +283,7 @@ def test_demo(tmp_path):
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 def test_perturb_writes_what_perturb_gives(path, cells, suffix, tmp_path):
     out, (a, b) = tmp_path / f"out{suffix}", cells.var_names[:2]
-    words = ["--gene", a, "-g", b, "-g", f"{a}+{b}", "--positions", "both", "--parts", tmp_path / "parts"]
+    words = ["--gene", a, "-g", b, "-g", f"{a}+{b}", "--positions", "both"]
     result = call("perturb", path, "--model", "mini", *words, "--out", out)
     assert result.exit_code == 0, result.output
     assert str(out) in result.stdout

@@ -12,7 +12,8 @@ import anndata as ad
 import numpy as np
 from anndata.io import read_elem, sparse_dataset, write_elem
 
-from scgeneformer._adata.publish import check_writable, published
+from scgeneformer._adata.convert import convert
+from scgeneformer._adata.publish import check_writable, published, told_if_full
 from scgeneformer._adata.writer import SLOTS
 from scgeneformer._errors import DataError
 
@@ -48,6 +49,8 @@ def _open_zarr(path: Path, mode: Any) -> Iterator[Any]:
 
     # A group opened with its consolidated metadata would not see what is added to it.
     current: Any = {"use_consolidated": False} if int(zarr.__version__.split(".")[0]) >= 3 else {}
+    if current and mode == "w":
+        current = {"zarr_format": getattr(ad.settings, "zarr_write_format", 2)}
     yield zarr.open_group(str(path), mode=mode, **current)
     if mode != "r":
         with warnings.catch_warnings():
@@ -103,7 +106,7 @@ def opened(path: Path) -> Iterator[ad.AnnData]:
 
 
 @contextmanager
-def edited(source: Path, target: Path, *, overwrite: bool = False) -> Iterator[ad.AnnData]:
+def edited(source: Path, target: Path, *, overwrite: bool = False, within: Path | None = None) -> Iterator[ad.AnnData]:
     """Open `source`; what the block adds to the AnnData is in `target` afterwards, if the block succeeds.
 
     `target` is a copy of `source` with the results, and may be the same file. It appears when it is complete; after an
@@ -117,13 +120,15 @@ def edited(source: Path, target: Path, *, overwrite: bool = False) -> Iterator[a
         File to write, h5ad or zarr, not necessarily of the same kind.
     overwrite
         Whether `target` may exist already.
+    within
+        As for :func:`published`.
 
     Raises
     ------
     DataError
         If a file is of no known kind, or `source` was changed by somebody else in the meantime.
     OSError
-        If `source` does not exist or `target` cannot be written.
+        If `source` does not exist, or `target` cannot be written or does not fit on the disk.
     """
     format_of(target)
     with opened(source) as adata:
@@ -133,7 +138,7 @@ def edited(source: Path, target: Path, *, overwrite: bool = False) -> Iterator[a
         changes = [entry for entry in _entries(adata).items() if not _same(before.get(entry[0]), entry[1])]
     if _stamp(source) != state:
         raise DataError(f"{source} was changed while it was being read. Nothing was written; start again.")
-    with published(target) as fresh:
+    with told_if_full(target), published(target, within) as fresh:
         _duplicate(source, fresh)
         _add(fresh, [(slot, key, value) for (slot, key), value in changes])
 
@@ -172,7 +177,8 @@ def _lazy(root: Any) -> ad.AnnData:
         layers={key: _matrix(root["layers"][key]) for key in root.get("layers", ())},
         raw=None if raw is None else {"X": _matrix(raw["X"]), "var": read_elem(raw["var"]), "varm": {}},
         **{slot: read_elem(root[slot]) for slot in FRAMES},
-        **{slot: read_elem(root[slot]) for slot in ("obsm", "varm", "uns") if slot in root},
+        obsm={key: _matrix(root["obsm"][key]) for key in root.get("obsm", ())},
+        **{slot: read_elem(root[slot]) for slot in ("varm", "uns") if slot in root},
     )
 
 
@@ -203,10 +209,18 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _duplicate(source: Path, fresh: Path) -> None:
-    """Copy a file as it is; by way of memory where its format or its age asks for it."""
-    if source.suffix == fresh.suffix and _is_current(source):
+    """Copy a file as it is, into another format piece by piece; by way of memory if it is old."""
+    if not _is_current(source):
+        _rewrite(source, fresh)
+    elif source.suffix == fresh.suffix:
         format_of(source).copy(source, fresh)
-        return
+    else:
+        with format_of(source).open(source, "r") as root, format_of(fresh).open(fresh, "w") as copy:
+            convert(root, copy)
+
+
+def _rewrite(source: Path, fresh: Path) -> None:
+    """Read a file into memory and write it."""
     with _in_memory(source) as adata:
         format_of(fresh).write(adata, fresh)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,7 @@ class RunStore:
             with told_if_full(self.path), published(self.path) as fresh:
                 zarr.open_group(fresh, mode="w").attrs.update({CHOICES: json.dumps(choices), MANIFEST: text})
                 (fresh / PARTS).mkdir()
+        self._lock = _Lock(self.path)
         self.choices: dict[str, int] = json.loads(str(zarr.open_group(self.path, mode="r").attrs[CHOICES]))
         self.parts = self.path / PARTS
         self.parts.mkdir(exist_ok=True)
@@ -132,6 +135,32 @@ class RunStore:
     def __iter__(self) -> Iterator[str]:
         """Names of the parts."""
         return iter(sorted(part.name for part in self.parts.iterdir() if not part.name.startswith(".")))
+
+
+class _Lock:
+    """Held by this process as long as the object lives; where there are no locks, nothing.
+
+    Raises
+    ------
+    DataError
+        If another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        file = (path / ".lock").open("a")
+        weakref.finalize(self, file.close)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise DataError(f"Another process is working in {path}. Wait for it, or name another folder.") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()  # stays in this process
 
 
 def _manifest(path: Path) -> str | None:

@@ -9,7 +9,7 @@ import typer
 
 import scgeneformer as gf
 from scgeneformer._adata.files import edited, format_of
-from scgeneformer._adata.publish import check_writable, published
+from scgeneformer._adata.publish import check_writable, published, told_if_full
 from scgeneformer._adata.token_files import SUFFIX
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def cells_of(file: Path, target: Path, model: str | None, *, overwrite: bool) -> Iterator[AnnData]:
+def cells_of(
+    file: Path, target: Path, model: str | None, *, overwrite: bool, within: Path | None = None
+) -> Iterator[AnnData]:
     """Open `file`; what the block adds to the cells is in `target` afterwards, as with :func:`edited`."""
     if file.suffix != SUFFIX:
-        with edited(file, target, overwrite=overwrite) as adata:
+        with edited(file, target, overwrite=overwrite, within=within) as adata:
             yield adata
         return
     if target == file:
@@ -32,5 +34,5 @@ def cells_of(file: Path, target: Path, model: str | None, *, overwrite: bool) ->
     check_writable(target, overwrite=overwrite)
     adata = gf.datasets.read_tokens(file, model)
     yield adata
-    with published(target) as fresh:
+    with told_if_full(target), published(target, within) as fresh:
         form.write(adata, fresh)

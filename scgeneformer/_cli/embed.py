@@ -17,9 +17,11 @@ from scgeneformer._cli.options import (
     Out,
     Overwrite,
     PreviousLayer,
+    Resume,
     UseRaw,
     target_of,
 )
+from scgeneformer._cli.parts import parts_of
 
 
 def numbers(text: str) -> list[int]:
@@ -48,6 +50,7 @@ def embed(
     out: Out = None,
     in_place: InPlace = False,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     model: Model = None,
     layer: Layers = ["-2"],  # noqa: B006  typer reads it, nobody changes it
     pooling: Annotated[str, typer.Option(help="mean (of the genes), cls or first.")] = "mean",
@@ -69,11 +72,15 @@ def embed(
     target = target_of(file, out, in_place)
     layers = [n for text in layer for n in numbers(text)]
     choices: dict[str, Any] = {"pooling": pooling, "agg": agg, "groupby": groupby or None}
-    with cells_of(file, target, model, overwrite=overwrite or in_place) as adata:
+    with (
+        parts_of(target, resume=resume) as parts,
+        cells_of(file, target, model, overwrite=overwrite or in_place, within=parts) as adata,
+    ):
         gf.tl.embed_cells(
             adata,
             model,
             layer=layers,
+            out=parts,
             counts_layer=counts_layer,
             use_raw=use_raw or None,
             gene_ids=gene_ids,

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from scgeneformer._errors import GeneformerError
 
 DEBUG = "--debug"
+INTERRUPTED = 130  # exit code, as shells have it
 
 
 class Commands(TyperGroup):
@@ -27,5 +28,14 @@ class Commands(TyperGroup):
         except (GeneformerError, OSError) as error:
             if ctx.meta[DEBUG]:
                 raise
-            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"Error: {_told(error)}", err=True)
             raise typer.Exit(1) from None
+        except KeyboardInterrupt as error:
+            typer.echo(f"Interrupted. {_told(error)}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _told(error: BaseException) -> str:
+    """Text and notes of an error, in one line."""
+    sentences = [str(error), *getattr(error, "__notes__", ())]
+    return " ".join(" ".join(f"{one.rstrip('.')}." for one in sentences if one).split())

@@ -43,6 +43,7 @@ Settings = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="New file for data and results, .h5ad or .zarr.")]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Put the results into FILE itself.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file named by --out if it exists.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a command that was stopped, if there is one.")]
 
 
 def target_of(file: Path, out: Path | None, in_place: bool) -> Path:

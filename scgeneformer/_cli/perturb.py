@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,9 +17,11 @@ from scgeneformer._cli.options import (
     Model,
     Out,
     Overwrite,
+    Resume,
     UseRaw,
     target_of,
 )
+from scgeneformer._cli.parts import parts_of
 
 Genes = Annotated[
     list[str] | None,
@@ -38,15 +39,13 @@ def perturb(
     out: Out = None,
     in_place: InPlace = False,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     model: Model = None,
     gene: Genes = None,
     mode: Annotated[str, typer.Option(help="delete, overexpress, activate, inhibit, mask or pad.")] = "delete",
     layer: Layers = ["-2"],  # noqa: B006  typer reads it, nobody changes it
     positions: Annotated[str, typer.Option(help="shift, hold or both.")] = "shift",
     sample: Annotated[int | None, typer.Option(help="Perturb a random sample of so many cells.")] = None,
-    parts: Annotated[
-        Path | None, typer.Option(help="Folder for finished parts: called again, a stopped run goes on.")
-    ] = None,
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
@@ -62,7 +61,10 @@ def perturb(
     target = target_of(file, out, in_place)
     genes: Any = [tuple(one.split("+")) if "+" in one else one for one in gene] if gene else None
     chosen: dict[str, Any] = {"mode": mode, "positions": positions}
-    with cells_of(file, target, model, overwrite=overwrite or in_place) as adata:
+    with (
+        parts_of(target, resume=resume) as parts,
+        cells_of(file, target, model, overwrite=overwrite or in_place, within=parts) as adata,
+    ):
         gf.tl.perturb(
             adata,
             genes,

@@ -16,9 +16,11 @@ from scgeneformer._cli.options import (
     Out,
     Overwrite,
     PreviousLayer,
+    Resume,
     UseRaw,
     target_of,
 )
+from scgeneformer._cli.parts import parts_of
 
 
 def tokenize(
@@ -26,6 +28,7 @@ def tokenize(
     out: Out = None,
     in_place: InPlace = False,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     model: Model = None,
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
@@ -40,11 +43,16 @@ def tokenize(
     target = target_of(file, out, in_place)
     where: dict[str, Any] = {"counts_layer": counts_layer, "use_raw": use_raw or None, "gene_ids": gene_ids}
     if target.suffix == SUFFIX:
+        if resume:
+            raise typer.BadParameter("--resume: folders of tokens are written in one go. Leave it away.")
         if previous_layer is not None:
             raise typer.BadParameter("--previous-layer: folders of tokens hold one time point. Write .h5ad or .zarr.")
         with opened(file) as adata:
             gf.datasets.write_tokens(adata, target, model, overwrite=overwrite, **where)
     else:
-        with edited(file, target, overwrite=overwrite or in_place) as adata:
-            gf.tl.tokenize(adata, model, previous_layer=previous_layer, **where)
+        with (
+            parts_of(target, resume=resume) as parts,
+            edited(file, target, overwrite=overwrite or in_place, within=parts) as adata,
+        ):
+            gf.tl.tokenize(adata, model, previous_layer=previous_layer, out=parts, **where)
     typer.echo(f"Tokens are in {target}")

@@ -1,0 +1,51 @@
+"""Copy an AnnData file into another format, h5ad or zarr, without reading its matrices into memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anndata.io import read_elem, write_elem
+
+NESTED = ("anndata", "dict", "raw", "csr_matrix", "csc_matrix")  # encodings of groups whose members are elements
+ELEMENTS = {"X", "raw", "layers", "obs", "var", "obsm", "varm", "obsp", "varp", "uns"}
+BYTES_AT_A_TIME = 2**26
+
+
+def convert(source: Any, target: Any) -> None:
+    """Copy the members of one group, and its attributes, into another.
+
+    Numbers are copied piece by piece; what is no plain array of numbers (tables, texts) is read and written as one
+    element.
+
+    Parameters
+    ----------
+    source
+        Group of h5py or zarr.
+    target
+        The same of the other kind, empty.
+    """
+    for name, value in source.attrs.items():
+        target.attrs[name] = value.tolist() if hasattr(value, "tolist") else value
+    sparse = str(source.attrs.get("encoding-type", "")) in NESTED[3:]
+    for name in ELEMENTS & set(source) if source.attrs.get("encoding-type") == "anndata" else source:
+        element = source[name]
+        encoding = str(element.attrs.get("encoding-type", ""))
+        if encoding in NESTED:
+            convert(element, target.create_group(name))
+        elif (sparse or encoding == "array") and element.dtype.kind in "biuf" and element.shape and all(element.shape):
+            copy_numbers(element, target, name)
+        else:
+            write_elem(target, name, read_elem(element))
+
+
+def copy_numbers(source: Any, group: Any, name: str) -> None:
+    """Copy an array of numbers into `group`, a few rows at a time."""
+    create = group.create_array if hasattr(group, "create_array") else group.create_dataset  # zarr 3; h5py, zarr 2
+    target = create(name, shape=source.shape, dtype=source.dtype)
+    for key, value in source.attrs.items():
+        target.attrs[key] = value
+    per_chunk = (getattr(target, "chunks", None) or (1,))[0]
+    per_row = source.dtype.itemsize * source.size // source.shape[0]
+    step = max(1, BYTES_AT_A_TIME // (per_row * per_chunk)) * per_chunk
+    for start in range(0, source.shape[0], step):
+        target[start : start + step] = source[start : start + step]

@@ -1,0 +1,53 @@
+"""The folder in which a command works until its result is complete, and where it goes on after a stop."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from scgeneformer._errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEPT = "What was finished is kept in {parts}; the same command with --resume goes on from there."
+
+
+@contextmanager
+def parts_of(target: Path, *, resume: bool) -> Iterator[Path]:
+    """Give the folder of a command for `target`, which is removed once the block is through.
+
+    Where it is not, and parts of the result are finished, it stays, and the error says so (its notes).
+
+    Parameters
+    ----------
+    target
+        File that the results go to.
+    resume
+        Whether to go on with what is there.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something that nobody asked to go on with.
+    """
+    target = target.resolve()
+    parts = target.with_name(f"{target.name}.parts")
+    if parts.exists() and not resume:
+        raise FileExistsError(
+            f"{parts} holds what a command that was stopped had finished. Go on with it: --resume; to begin anew, "
+            "remove it."
+        )
+    resumed = parts.exists()
+    try:
+        yield parts
+    except BaseException as error:
+        finished = parts.is_dir() and any(parts.glob("parts/[!.]*"))
+        if finished and not isinstance(error, DataError):  # which the same command would raise again
+            error.add_note(KEPT.format(parts=parts))
+        elif not finished and not resumed:
+            shutil.rmtree(parts, ignore_errors=True)
+        raise
+    shutil.rmtree(parts, ignore_errors=True)

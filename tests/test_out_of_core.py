@@ -1,0 +1,185 @@
+"""From the shell: killed at any moment and resumed, a command gives what an undisturbed one gives; files stay whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import scgeneformer as gf
+from scgeneformer._adata import files, parts
+
+SERVER = """
+import json, os, sys
+import accelerate, anndata, h5py, torch, transformers, zarr
+from transformers import BertModel
+import scgeneformer
+from scgeneformer._adata import parts, run_store, tokens
+from scgeneformer._engine import embedding, gene_sums, perturbations, scan
+from scgeneformer.cli import app
+from scgeneformer.settings import settings
+
+settings.progress = False
+tokens.ROWS_PER_BLOCK, perturbations.TOKENS_PER_BLOCK = 8, 2000
+parts.SECONDS, parts.SHARE = 0, 0
+for line in sys.stdin:
+    if not (pid := os.fork()):
+        app(json.loads(line))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+
+
+class Shell:
+    """Runs commands in processes of their own, all forked from one that has imported everything."""
+
+    def __init__(self, log):
+        self.log = log
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+
+    def start(self, *words):
+        """Start a command; gives the number of its process."""
+        self.server.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+        self.server.stdin.flush()
+        return int(self._line())
+
+    def wait(self):
+        """Exit code of the command, negative where a signal ended it."""
+        return int(self._line())
+
+    def _line(self):
+        while True:
+            if not (line := self.server.stdout.readline()):
+                pytest.fail(self.said())
+            if line.strip().lstrip("-").isdigit():  # not what the command says itself
+                return line
+
+    def run(self, *words):
+        self.start(*words)
+        assert self.wait() == 0, self.said()
+
+    def said(self):
+        """What all commands wrote to stderr so far."""
+        self.log.seek(0)
+        return self.log.read()
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    with (tmp_path_factory.mktemp("shell") / "log").open("w+") as log:
+        running = Shell(log)
+        yield running
+        running.server.stdin.close()
+        running.server.stdout.close()
+        running.server.wait()
+
+
+@pytest.fixture
+def cells():
+    """Real cells, in seven blocks."""
+    adata = gf.datasets.pbmc68k()[:50]
+    return ad.AnnData(sp.csr_matrix(adata.X), obs=adata.obs[["cell_type"]], var=adata.var[[]])
+
+
+def store(adata, path):
+    files.format_of(path).write(adata, path)
+    return path
+
+
+def same(found, expected):
+    """Whether two files hold the same bits under the same keys."""
+    found, expected = (files.format_of(path).read(path) for path in (found, expected))
+    for slot in ("obs", "obsm", "varm", "layers"):
+        assert [*getattr(found, slot)] == [*getattr(expected, slot)]
+        for key, values in getattr(expected, slot).items():
+            pair = [getattr(found, slot)[key], values]
+            pair = [x.data if sp.issparse(x) else np.asarray(x) for x in pair]
+            np.testing.assert_array_equal(*pair, err_msg=f"{slot} {key}")
+    np.testing.assert_array_equal(found.X.toarray(), expected.X.toarray())
+    assert found.uns.keys() == expected.uns.keys()
+
+
+COMMANDS = {
+    "embed": ("embed", "--layer", "-2", "--groupby", "cell_type"),
+    "genes": ("genes", "--layer", "-2,-1", "--groupby", "cell_type", "--agg", "var"),
+    "perturb": ("perturb", "--gene", "CD74", "--gene", "LYZ", "--positions", "both", "--sample", "40"),
+    "tokenize": ("tokenize",),
+}
+
+
+def killed_and_resumed(shell, command, source, suffix, n_kills, seed, tmp_path):
+    """Kill a command at `n_kills` random moments, resume it each time, and compare with one that nobody disturbed."""
+    words, target = [*COMMANDS[command], "--model", "mini"], tmp_path / f"out{suffix}"
+    start = time.monotonic()
+    shell.run(*words, source, "--out", whole := tmp_path / f"whole{suffix}")
+    took, rng, kills, before = time.monotonic() - start, np.random.default_rng(seed), 0, source.read_bytes()
+    finished = []
+    while kills < n_kills:
+        pid = shell.start(*words, source, "--out", target, "--resume", "--overwrite")
+        time.sleep(rng.uniform(0, took) * (1 if kills % 2 else 0.7))
+        os.kill(pid, signal.SIGKILL) if _alive(pid) else None
+        kills += (code := shell.wait()) == -signal.SIGKILL
+        assert code in (0, -signal.SIGKILL), shell.said()
+        finished.append(len([*tmp_path.glob(f"{target.name}.parts/parts/[!.]*")]))
+        if target.exists():  # a reader sees all of it
+            same(target, whole)
+    shell.run(*words, source, "--out", target, "--resume", "--overwrite")
+    same(target, whole)
+    assert source.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == sorted([source.name, target.name, whole.name])
+    return finished
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_killed_twice_and_resumed_it_gives_the_same_bits(shell, cells, tmp_path):
+    source = store(cells, tmp_path / "cells.h5ad")
+    killed_and_resumed(shell, "embed", source, ".zarr", 2, 0, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("suffix", [".zarr", ".h5ad"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_ten_times_and_resumed_it_gives_the_same_bits(shell, cells, command, suffix, tmp_path):
+    source = store(cells, tmp_path / "cells.h5ad")
+    finished = killed_and_resumed(shell, command, source, suffix, 10, sum(map(ord, command + suffix)), tmp_path)
+    assert max(finished) > 0
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(0.35, id="early"), pytest.param(0.9, marks=pytest.mark.long, id="late")]
+)
+def test_ctrl_c_leaves_the_file_as_it_was_and_resume_goes_on(shell, cells, moment, tmp_path):
+    path = store(cells, tmp_path / "cells.h5ad")
+    words, before = (*COMMANDS["embed"], "--model", "mini", path, "--in-place"), path.read_bytes()
+    pid, folder = shell.start(*words), tmp_path / "cells.h5ad.parts" / "parts"
+    while _alive(pid) and len([*folder.glob("[!.]*")]) < moment * 7:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGINT)
+    assert shell.wait() == 130, shell.said()
+    said = shell.said().splitlines()[-1]
+    assert said == f"Interrupted. What was finished is kept in {folder.parent}; {said.split('; ')[1]}"
+    assert said.endswith("the same command with --resume goes on from there.")
+    assert path.read_bytes() == before
+    shell.run(*words, "--resume")
+    gf.tl.embed_cells(cells, "mini", groupby="cell_type")
+    np.testing.assert_allclose(ad.read_h5ad(path).obsm["X_geneformer"], cells.obsm["X_geneformer"], atol=1e-5)
+    assert os.listdir(tmp_path) == [path.name]
