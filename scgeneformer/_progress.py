@@ -22,10 +22,10 @@ def progress(total: int, doing: str) -> Iterator[Callable[[int], object]]:
 
 
 @contextmanager
-def scan_progress(n_cells: int, doing: str) -> Iterator[Callable[[float, int], object]]:
+def scan_progress(n_cells: int, doing: str, *, show: bool = True) -> Iterator[Callable[[float, int], object]]:
     """Show a bar over cells and perturbations; gives the function that advances both, by parts of cells, too."""
     line = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} cells [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-    quiet = not settings.progress
+    quiet = not (show and settings.progress)
     with tqdm(total=n_cells, desc=doing, unit="cells", bar_format=line, disable=quiet, leave=False) as bar:
         done = 0
 

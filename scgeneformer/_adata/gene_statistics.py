@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
-import scipy.sparse as sp
-
-from scgeneformer._adata.counts import ROWS_PER_BLOCK, Counts
+from scgeneformer._adata.counts import Counts
+from scgeneformer._adata.dask_chunks import RowChunks, compute, is_dask
 from scgeneformer._adata.gene_names import GeneNames
 from scgeneformer._engine.gene_statistics import GeneStatistics, merge_all
 from scgeneformer._engine.gene_stream import GeneStream
@@ -19,7 +17,7 @@ from scgeneformer._errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-MERGED_AT_ONCE = 8  # parts of a dask array
+    import scipy.sparse as sp
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,8 @@ def gene_statistics(
     advance
         Told of numbers of cells that are done.
     """
-    if hasattr(counts.read(0, 0), "to_delayed"):
-        found = _by_dask(counts, names, settings)
-        advance(counts.n_obs)
-        return found
+    if is_dask(counts.matrix):
+        return _by_dask(counts, names, settings, advance)
     return _of_blocks((_told(block, advance) for _, block in counts.blocks()), names, settings)
 
 
@@ -88,29 +84,15 @@ def _of_blocks(blocks: Iterable[sp.csr_matrix], names: GeneNames, settings: Sett
     return GeneStatistics.of_stream(stream, ids, symbols)
 
 
-def _by_dask(counts: Counts, names: GeneNames, settings: Settings) -> GeneStatistics:
-    import dask
-
-    rows = counts.read(0, counts.n_obs).rechunk({1: -1})
-    part, every = dask.delayed(_of_chunk), dask.delayed(merge_all)
-    without_data = replace(counts, adata=ad.AnnData(), read=_nothing)  # the workers need its name and scale alone
-    shared = dask.delayed((without_data, names, settings), traverse=False)
-    parts = [part(chunk, shared) for chunk in rows.to_delayed().ravel()]
-    while len(parts) > 1:
-        parts = [every(parts[i : i + MERGED_AT_ONCE]) for i in range(0, len(parts), MERGED_AT_ONCE)]
-    return parts[0].compute()
+def _by_dask(counts: Counts, names: GeneNames, settings: Settings, advance: Callable[[int], object]) -> GeneStatistics:
+    parts = RowChunks([counts.matrix]).map(_of_chunk, (counts.without_data(), names, settings))
+    return compute(parts, advance, merge_all)[0]
 
 
-def _nothing(start: int, stop: int) -> Any:
-    raise AssertionError("a worker reads its own chunk")
-
-
-def _of_chunk(chunk: Any, shared: tuple[Counts, GeneNames, Settings]) -> GeneStatistics:
+def _of_chunk(shared: tuple[Counts, GeneNames, Settings], first: int, matrices: tuple[Any, ...]) -> GeneStatistics:
     """Statistics of the cells of one chunk, looked at in blocks."""
     counts, names, settings = shared
-    inside = replace(counts, read=lambda start, stop: chunk[start:stop])
-    starts = range(0, chunk.shape[0], ROWS_PER_BLOCK)
-    return _of_blocks((inside.rows(i, min(i + ROWS_PER_BLOCK, chunk.shape[0])) for i in starts), names, settings)
+    return _of_blocks((block for _, block in counts.of_rows(*matrices).blocks()), names, settings)
 
 
 def _is_number(value: Any) -> bool:

@@ -176,7 +176,6 @@ class StoredTokens(CellTokens):
             tokens = Tokens.from_padded(np.asarray(adata.obsm[keys.TOKENS][rows]), positions=bins)
             yield start, tokens, (tokens.lengths - self.vocabulary.n_special).clip(0).astype(np.int32)
 
-
     @property
     def stored(self) -> list[Any]:
         """The matrices that cells are read from, as stored."""

@@ -120,9 +120,8 @@ def over_chunks(
     """
     _, parts = _parts(session, function, args, rows, chosen)
     n_cells, client = sum(part.size for part in parts), client_in_scope()
-    logg.info(
-        f"    {n_cells:,} cells in {len(parts):,} chunks, by dask {'here' if client is None else f'with {client}'}"
-    )
+    where = "in this process" if client is None else f"on {client.scheduler.address}"
+    logg.info(f"    {n_cells:,} cells in {len(parts):,} chunks, computed by dask {where}")
     with progress(n_cells, doing) as advance:
         return compute(parts, advance, merge)
 

@@ -203,7 +203,8 @@ def _scan(
     """Run one plan over the cells, chunk by chunk where they are read from dask arrays."""
     if in_chunks(session):
         if store is not None:  # the workers find it, and repeat the batches
-            store.path, session = store.path.absolute(), replace(session, budget=session.tokens_per_batch)
+            store.path, store.parts = store.path.absolute(), store.parts.absolute()
+            session = replace(session, budget=session.tokens_per_batch)
         passed = (request, plan, asked, store)
         for found in over_chunks(session, "perturb", _results_of, *passed, rows=[cells], chosen=cells):
             for part in found:

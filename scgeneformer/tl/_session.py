@@ -95,7 +95,8 @@ class Session:
     def kept_in(self, out: str | Path | None, call: str, params: dict[str, Any]) -> tuple[Session, RunStore | None]:
         """The session with the batches of the run that made the store, and the store (:func:`open_store`)."""
         store = open_store(out, call, self.source.counts.adata, params, tokens_per_batch=self.tokens_per_batch)
-        return self if store is None else replace(self, **store.choices), store
+        budget = self.tokens_per_batch if store is None else store.choices["tokens_per_batch"]
+        return replace(self, tokens_per_batch=budget), store
 
 
 def open_session(
