@@ -3,8 +3,10 @@
     python benchmarks/embed.py [--shape V1-10M] [--cells 64] [--lengths uniform|FILE.h5ad] [--dtype float32 bfloat16]
 
 All run in this process on the same cells with the same random weights: `--rounds` rounds in which each has
-`--seconds` (whole batches, so the large ones take longer). Rates are medians over the rounds, ratios are medians of
-the ratios within a round, so that a machine whose speed drifts does not favour either side:
+`--seconds` (whole batches, so the large ones take longer). Cells are grouped by length, the batches come in random
+order, and a cell counts by its operations, 1 on average, so that a way that does not get through all cells in its time
+is not judged by the longest. Rates are medians over the rounds, ratios are medians of the ratios within a round, so
+that a machine whose speed drifts does not favour either side:
 
 - ours: packed, no padding, no head, stops at hidden layer -2, mean pooling;
 - reference: padded float32 `BertForMaskedLM`, SDPA, all hidden states and the logits, longest cells first, at its
@@ -93,15 +95,17 @@ def largest_that_fits(n_cells: int, shape: str, lengths: np.ndarray, device: tor
     return max(1, min(n_cells, int(0.7 * free / per_cell)))
 
 
-def padded_way(model: torch.nn.Module, batch: int, tokens: Tokens, until: float) -> int:
-    """Longest first, padded to the longest, all hidden states, mean over the real tokens; cells done in the time."""
-    order, done = np.argsort(-tokens.lengths), 0
-    for start in range(0, len(order), batch):
-        ids, mask = (x.to(model.device) for x in padded(tokens, order[start : start + batch]))
+def padded_way(model: torch.nn.Module, batch: int, tokens: Tokens, until: float) -> float:
+    """By length, padded to the longest, all hidden states, mean over the real tokens; cells done in the time."""
+    order, done = np.argsort(-tokens.lengths), 0.0
+    work = flops_per_cell(model, 1, tokens.lengths)
+    for start in np.random.default_rng(0).permutation(np.arange(0, len(order), batch)):
+        cells = order[start : start + batch]
+        ids, mask = (x.to(model.device) for x in padded(tokens, cells))
         with torch.inference_mode():
             state = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-2]
             ((state.float() * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu()
-        done += len(ids)
+        done += work[cells].sum() / work.mean()
         if time.perf_counter() > until:
             break
     return done
@@ -115,11 +119,12 @@ def packed_way(bert: BertModel, genes: Vocabulary, tokens: Tokens, until: float)
 
 
 def products(shape: str, dtype: torch.dtype, device: torch.device) -> list[tuple[torch.Tensor, torch.nn.Linear]]:
-    """Linear maps of a block, 4 of d x d, one of d x f, one of f x d, and 8192 tokens for each."""
+    """Linear maps of a block, 4 of d x d, one of d x f, one of f x d, and 8192 tokens (CUDA: 65,536) for each."""
     _, width, _, feed_forward, _, _ = SHAPES[shape]
     maps = [(width, width)] * 4 + [(width, feed_forward), (feed_forward, width)]
     on: dict = {"dtype": dtype, "device": device}
-    return [(torch.randn(8192, a, **on), torch.nn.Linear(a, b, **on)) for a, b in maps]
+    n_tokens = 65_536 if device.type == "cuda" else 8192
+    return [(torch.randn(n_tokens, a, **on), torch.nn.Linear(a, b, **on)) for a, b in maps]
 
 
 def matmul_way(pairs: list[tuple[torch.Tensor, torch.nn.Linear]], tokens: Tokens, until: float) -> float:
@@ -139,6 +144,8 @@ def measure(ways: dict[str, Callable], tokens: Tokens, rounds: int, seconds: flo
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way(tokens.slice(0, 2), time.perf_counter() + 0.1)  # warms up
+        if torch.cuda.is_available():  # memory and kernels of every shape
+            way(tokens, time.perf_counter() + seconds)
     for _ in range(rounds):
         for name, way in ways.items():
             start, done = time.perf_counter(), 0.0
@@ -149,10 +156,10 @@ def measure(ways: dict[str, Callable], tokens: Tokens, rounds: int, seconds: flo
 
 
 def share_of_matmul(ways: dict[str, Callable], dtype: str, tokens: Tokens, bert: BertModel, turns: int) -> list[float]:
-    """Our rate over that of plain products, the two in turn for a few cells each: the speed of a machine drifts."""
-    shares = []
+    """Our rate over that of plain products, the two in turn for some cells each: the speed of a machine drifts."""
+    shares, n_cells = [], len(tokens) if ways[f"{dtype} ours"].args[0].device.type == "cuda" else 4
     for turn in range(turns):
-        some = tokens.take(np.arange(4 * turn, 4 * turn + 4) % len(tokens))
+        some = tokens.take(np.arange(n_cells * turn, n_cells * (turn + 1)) % len(tokens))
         start, done = time.perf_counter(), 0.0
         ways[f"{dtype} ours"](some, start)
         middle = time.perf_counter()

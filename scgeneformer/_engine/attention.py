@@ -47,7 +47,7 @@ def _variant(query: torch.Tensor, dropout: float):
         return _per_cell if query.is_cuda else _dropping
     if not half:
         return _per_cell
-    if query.is_cuda and HAS_VARLEN:
+    if query.is_cuda and HAS_VARLEN and query.shape[-1] % 8 == 0:  # what flash attention is made for
         return _varlen
     return _matrix_products if query.device.type == "cpu" and not query.requires_grad else _per_cell
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import BertModel
 
 CPU_TOKENS_PER_BATCH = 4096  # activations of this size stay out of the way of fresh memory, whose first touch is slow
-CUDA_TOKENS_PER_BATCH = 65_536
+CUDA_TOKENS_PER_BATCH = 131_072  # a small model is held up by queueing its kernels; more cells share them
 EMULATED = 5e9  # floating-point operations per second; what computes in half precision has ten times as many
 LONG_SECONDS = 600  # from here on the faster choices are named, as a warning
 EFFICIENCY, EFFICIENCY_HALF = 0.6, 0.3  # of the matrix-multiply rate, as benchmarks find it on CPUs, with some reserve

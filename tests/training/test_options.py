@@ -219,7 +219,7 @@ def begin_training(model, folder, **settings):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_mixed_precision(tmp_path, toy):
-    run = replace(make_run(toy, epochs=5, learning_rate=1e-3), device=torch.device("cuda"))
+    run = replace(make_run(toy, epochs=5, learning_rate=1e-3), device=torch.device("cuda", 0))
     cells = make_cells(toy.vocabulary, 24)
     losses = {half: replace(run, half=half).train(tmp_path / str(half), cells, cells)[1] for half in (None, "bf16")}
     last = {half: [entry["eval_loss"] for entry in history if "eval_loss" in entry] for half, history in losses.items()}

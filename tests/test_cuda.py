@@ -1,0 +1,126 @@
+"""The same numbers on a GPU as on a CPU; everything here needs one."""
+
+import numpy as np
+import pytest
+import torch
+from toys import make_adata, make_bert, make_model, make_vocabulary
+
+import scgeneformer as gf
+from scgeneformer._engine.cost import choose_tokens_per_batch
+from scgeneformer._engine.embedding import embed_cells
+from scgeneformer._engine.encoder import hidden_states, use_packed_attention
+from scgeneformer._engine.packing import pack
+from scgeneformer._engine.pooling import pool_mean
+from scgeneformer._engine.tokens import Tokens
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+# smallest cosine and largest difference (share of the largest value) of cell embeddings, beside float32 on a CPU
+AGREEMENT = {"float32": (0.999999, 1e-4), "tf32": (0.9999, 5e-3), "bfloat16": (0.999, 5e-2), "float16": (0.9999, 1e-2)}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return gf.datasets.pbmc68k()[:60].copy()
+
+
+def close(found, expected, dtype):
+    cosine, share = AGREEMENT[dtype]
+    assert np.abs(found - expected).max() <= share * np.abs(expected).max()
+    lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
+    assert ((found * expected).sum(axis=-1) / lengths).min() >= cosine
+
+
+@pytest.mark.parametrize("dtype", AGREEMENT)
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_cell_embeddings_are_those_of_the_cpu(cells, dtype, pooling):
+    one = gf.tl.embed_cells(cells, "mini", device="cpu", pooling=pooling, copy=True)
+    other = gf.tl.embed_cells(cells, "mini", device="cuda", dtype=dtype, pooling=pooling, copy=True)
+    close(other.obsm["X_geneformer"], one.obsm["X_geneformer"], dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("width", [16, 64, 256])
+def test_every_layer_of_packed_cells_is_that_of_the_stock_model_cell_by_cell(dtype, width):
+    vocabulary = make_vocabulary(600, input_size=512)
+    rng = np.random.default_rng(0)
+    tokens = Tokens.from_lists([rng.permutation(vocabulary.tokens)[:n] for n in (1, 511, 64, 65, 7, 300)])
+    stock, twin = (make_bert(vocabulary, width=width) for _ in range(2))
+    for parameter in (*stock.parameters(), *twin.parameters()):
+        parameter.data *= (16 / width) ** 0.5 if parameter.ndim == 2 else 1  # states of the same size at every width
+    stock, twin = stock.cuda(), use_packed_attention(twin).to("cuda", getattr(torch, dtype))
+    with torch.inference_mode():
+        found = hidden_states(twin, pack(tokens, "cuda"), range(4))
+        for i in range(len(tokens)):
+            ids = torch.from_numpy(tokens[i].astype(np.int64))[None].cuda()
+            for layer, expected in enumerate(stock(ids, output_hidden_states=True).hidden_states):
+                own = found[layer][tokens.offsets[i] : tokens.offsets[i + 1]]
+                close(own.float().cpu().numpy(), expected[0].cpu().numpy(), dtype)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_nothing_waits_for_the_device_while_batches_are_queued():
+    vocabulary = make_vocabulary(600, input_size=512)
+    bert = use_packed_attention(make_bert(vocabulary, width=64)).to("cuda", torch.bfloat16)
+    rng = np.random.default_rng(0)
+    tokens = Tokens.from_lists([rng.permutation(vocabulary.tokens)[:n] for n in rng.integers(1, 512, 64)])
+    embed = [(0, tokens)], 64, [bert], vocabulary, [2], pool_mean, 4096
+    expected = embed_cells(*embed)[2]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        np.testing.assert_array_equal(embed_cells(*embed)[2], expected)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_batches_fit_and_are_halved_where_they_do_not(log):
+    cells, model = gf.datasets.pbmc68k(), gf.models.load("mini", device="cuda")
+    assert choose_tokens_per_batch(model.bert, None) >= 4096
+    one = gf.tl.embed_cells(cells, model, copy=True)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 96 * 2**20) / total)
+    try:
+        other = gf.tl.embed_cells(cells, model, tokens_per_batch=10**6, copy=True)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "as many per batch" in log()
+    close(other.obsm["X_geneformer"], one.obsm["X_geneformer"], "bfloat16")
+
+
+def test_gene_embeddings_are_those_of_the_cpu(cells):
+    kept = [
+        gf.tl.embed_genes(cells, "mini", groupby="cell_type", device=device, dtype="float32", copy=True)
+        for device in ("cpu", "cuda")
+    ]
+    for key, expected in kept[0].varm.items():
+        np.testing.assert_allclose(kept[1].varm[key], expected, atol=2e-4, err_msg=key)
+
+
+def test_perturbations_are_those_of_the_cpu(cells):
+    one, other = (
+        gf.tl.perturb(cells[:2].copy(), model="mini", device=device, dtype="float32", copy=True)
+        for device in ("cpu", "cuda")
+    )
+    assert len(one.layers) == 2
+    for key, expected in one.layers.items():
+        np.testing.assert_allclose(other.layers[key].data, expected.data, atol=1e-5, err_msg=key)
+
+
+def test_attention_is_that_of_the_cpu(cells):
+    one, other = (
+        gf.tl.attention(cells[:10].copy(), "mini", device=device, dtype="float32", copy=True)
+        for device in ("cpu", "cuda")
+    )
+    for key in one.varp:
+        a, b = one.varp[key], other.varp[key]
+        assert abs(a - b).max() < 1e-4
+
+
+def test_several_devices_give_the_numbers_of_one(adata):
+    toy = make_model()
+    one = gf.tl.embed_cells(adata, toy, device="cpu", copy=True)
+    other = gf.tl.embed_cells(adata, toy, device=["cuda", "cpu"], dtype="float32", copy=True)
+    close(other.obsm["X_geneformer"], one.obsm["X_geneformer"], "float32")
+    every = gf.tl.embed_cells(make_adata(), toy, device="cuda:all", dtype="float32", copy=True)
+    close(every.obsm["X_geneformer"], one.obsm["X_geneformer"], "float32")
