@@ -1,4 +1,4 @@
-"""Evaluate a model made by `train_mini.py` on cells that it has not seen, beside PCA and untrained controls.
+"""Evaluate a model made by `train_mini.py` on cells that it has not seen, beside PCA, random genes, untrained models.
 
     python scripts/evaluate_mini.py DATA MODEL [--write]
 
@@ -38,6 +38,7 @@ TASKS = [
     ("pbmc68k_reduced_counts", "cell_type", False),
     ("pbmc68k_reduced_counts", "cluster", False),
     ("kang18_ifnb_2k", "cell_type", False),
+    ("kang18_ctrl_5donors", "cell_type", False),
     ("ipsc_cardiac_day2_day5_recovered", "cluster", False),
     ("pbmc3k", "cell_type", True),
     ("pbmc_facs_zheng17", "cell_type_fine", True),
@@ -86,6 +87,16 @@ def pca(adata: ad.AnnData) -> np.ndarray:
     return copy.obsm["X_pca"]
 
 
+def random_genes(adata: ad.AnnData, n_genes: int) -> np.ndarray:
+    """Log expression of random genes among those seen in 3 cells, as many as the embedding is wide."""
+    copy = ad.AnnData(sp.csr_matrix(adata.X))
+    sc.pp.normalize_total(copy, target_sum=1e4)
+    sc.pp.log1p(copy)
+    sc.pp.filter_genes(copy, min_cells=3)
+    chosen = np.random.default_rng(SEED).permutation(copy.n_vars)[:n_genes]
+    return copy.X[:, chosen].toarray()
+
+
 def purity(embedding: np.ndarray, labels: np.ndarray) -> float:
     """Share of the nearest neighbours (the cell itself excluded) with the cell's label, mean over cells."""
     finder = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(labels) - 1)).fit(embedding)
@@ -127,11 +138,12 @@ def evaluate(
     seed: int,
     most: int,
 ) -> pd.DataFrame:
-    """Scores of PCA and of the given layers of the given models on the tasks, one row each."""
+    """Scores of PCA, of random genes and of the given layers of the given models on the tasks, one row each."""
     rows = []
     for name, label, only_held_out in tasks:
         adata, labels = read_task(folder, name, label, only_held_out, seed, most)
-        embeddings = {"PCA 50": pca(adata)}
+        width = next(iter(models.values()))[0].config.hidden_size
+        embeddings = {"PCA 50": pca(adata), "random genes": random_genes(adata, width)}
         for title, (model, layers) in models.items():
             for layer, values in embed(model, adata, vocabulary, layers).items():
                 embeddings[f"{title}, layer {layer}"] = values
@@ -189,9 +201,13 @@ def main() -> None:
     seed = json.loads((options.model / META_FILE).read_text(encoding="utf-8"))["record"]["settings"]["seed"]
     if options.controls:
         _, corpus, _, _ = train_mini.read_corpus(options.data, seed)
-        width = model.config.intermediate_size
-        models["untrained"] = (train_mini.initial_model(vocabulary, None, seed, feed_forward=width).eval(), [-2])
-        models["SVD start"] = (train_mini.initial_model(vocabulary, corpus, seed, feed_forward=width).eval(), [-2])
+        size = {
+            "width": model.config.hidden_size,
+            "feed_forward": model.config.intermediate_size,
+            "blocks": model.config.num_hidden_layers,
+        }
+        models["untrained"] = (train_mini.initial_model(vocabulary, None, seed, **size).eval(), [-2])
+        models["SVD start"] = (train_mini.initial_model(vocabulary, corpus, seed, **size).eval(), [-2])
     table = evaluate(options.data, tasks, models, vocabulary, seed, options.most)
     print(table.groupby("embedding", sort=False)[["purity", "knn", "logistic"]].mean().round(3).to_string())
     if options.write:

@@ -23,6 +23,7 @@ import math
 import platform
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -258,15 +259,20 @@ def rank_waves(n_positions: int, width: int) -> np.ndarray:
 
 
 def initial_model(
-    vocabulary: Vocabulary, corpus: Corpus | None, seed: int, width: int = 128, feed_forward: int = 256
+    vocabulary: Vocabulary,
+    corpus: Corpus | None,
+    seed: int,
+    width: int = 128,
+    feed_forward: int = 256,
+    blocks: int = 6,
 ) -> BertForMaskedLM:
     """Build the model before training; without a corpus all of its weights are random (the untrained control)."""
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=vocabulary.n_tokens,
         hidden_size=width,
-        num_hidden_layers=6,
-        num_attention_heads=4,
+        num_hidden_layers=blocks,
+        num_attention_heads=max(1, width // 32),
         intermediate_size=feed_forward,
         hidden_act="relu",
         max_position_embeddings=INPUT_SIZE,
@@ -311,6 +317,12 @@ class Batch:
     targets: torch.Tensor  # their genes
     visible: torch.Tensor  # positions that do not hold <mask>
     n_pairs: int
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to a device."""
+        where, what = self.packed, (self.masked, self.targets, self.visible)
+        packed = Packed(*(t.to(device) for t in (where.ids, where.positions, where.offsets)), where.lengths)
+        return Batch(packed, *(t.to(device) for t in what), self.n_pairs)
 
 
 def thin(counts: sp.csr_matrix, rates: np.ndarray, rng: np.random.Generator) -> sp.csr_matrix:
@@ -377,6 +389,18 @@ def draw_batch(corpus: Corpus, vocabulary: Vocabulary, options: argparse.Namespa
     return hide(tokens, vocabulary.n_tokens, len(usable), rng)
 
 
+def ahead(
+    corpus: Corpus, vocabulary: Vocabulary, options: argparse.Namespace, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """Draw batches without end; the next one in a thread, while the model learns from the one before."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(draw_batch, corpus, vocabulary, options, rng)
+        while True:
+            batch = coming.result()
+            coming = pool.submit(draw_batch, corpus, vocabulary, options, rng)
+            yield batch
+
+
 # -------------------------------------------------------------------------------------------------------------- losses
 
 
@@ -393,9 +417,10 @@ def run_blocks(model: BertForMaskedLM, packed: Packed) -> tuple[torch.Tensor, to
 
 def pooled(states: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Mean over the visible genes of each cell, (n_cells, width)."""
-    lengths = torch.tensor(batch.packed.lengths)
-    cell = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[batch.visible]
-    sums = torch.zeros(len(lengths), states.shape[1]).index_add(0, cell, states[batch.visible].float())
+    lengths = torch.tensor(batch.packed.lengths, device=states.device)
+    cell = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)[batch.visible]
+    sums = states.new_zeros(len(lengths), states.shape[1], dtype=torch.float32)
+    sums = sums.index_add(0, cell, states[batch.visible].float())
     return sums / torch.bincount(cell, minlength=len(lengths)).clamp(min=1)[:, None]
 
 
@@ -405,17 +430,18 @@ def pair_loss(cells: torch.Tensor, n_pairs: int, temperature: float) -> torch.Te
         F.normalize(view - view.mean(0), dim=1) for view in (cells[:n_pairs], cells[n_pairs : 2 * n_pairs])
     )
     similarity = first @ second.T / temperature
-    own = torch.arange(n_pairs)
+    own = torch.arange(n_pairs, device=cells.device)
     return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
 
 
 def losses(model: BertForMaskedLM, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Masked-gene loss and paired-halves loss of a batch."""
-    with torch.autocast("cpu", torch.bfloat16):
+    batch = batch.to(model.device)
+    with torch.autocast(model.device.type, torch.bfloat16):
         before, last = run_blocks(model, batch.packed)
         scores = model.cls(last[batch.masked])
     genes = F.cross_entropy(scores.float(), batch.targets)
-    pairs = pair_loss(pooled(before, batch), batch.n_pairs, temperature) if batch.n_pairs else torch.zeros(())
+    pairs = pair_loss(pooled(before, batch), batch.n_pairs, temperature) if batch.n_pairs else genes.new_zeros(())
     return genes, pairs
 
 
@@ -481,8 +507,7 @@ def train(
     average = copy.deepcopy(model)
     curve, recent, n_tokens = [{"step": 0, **held_out_losses(model, held, vocabulary, 0)}], [], 0
     print(json.dumps(curve[0]), flush=True)
-    for step in range(1, options.steps + 1):
-        batch = draw_batch(corpus, vocabulary, options, rng)
+    for step, batch in zip(range(1, options.steps + 1), ahead(corpus, vocabulary, options, rng), strict=False):
         genes, pairs = losses(model, batch, options.temperature)
         (genes + options.pair_weight * pairs).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -491,11 +516,11 @@ def train(
         adam.zero_grad()
         follow(average, model, step - 1)
         n_tokens += batch.packed.n_tokens
-        recent.append((genes.item(), pairs.item()))
+        recent.append(torch.stack([genes, pairs]).detach())
         minutes = (time.monotonic() - start) / 60
         last = step == options.steps or minutes > options.minutes
         if last or step % options.report == 0:
-            mean, recent = np.mean(recent, axis=0), []
+            mean, recent = torch.stack(recent).mean(dim=0).tolist(), []
             point = {"step": step, "tokens": n_tokens, "minutes": round(minutes, 1)}
             point |= {"train_masked_genes": round(mean[0], 4), "train_paired_halves": round(mean[1], 4)}
             point |= held_out_losses(average, held, vocabulary, 0)
@@ -509,11 +534,18 @@ def train(
 def save(model: BertForMaskedLM, vocabulary: Vocabulary, folder: Path) -> None:
     """Write `config.json`, float16 weights and the vocabulary in the layout that the package reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = copy.deepcopy(model).half()
+    model = copy.deepcopy(model).cpu().half()
     model.config._attn_implementation = "sdpa"
     model.save_pretrained(folder)
     write_vocabulary(vocabulary, folder)
     (folder / "model.safetensors").chmod(0o644)
+
+
+def hardware(options: argparse.Namespace) -> str:
+    """What the model was trained on."""
+    if options.device == "cpu":
+        return f"{options.threads} shared CPU cores ({platform.machine()} with bfloat16 instructions)"
+    return torch.cuda.get_device_name(options.device)
 
 
 def arguments() -> argparse.Namespace:
@@ -530,7 +562,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.1)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--decay", type=float, default=0.01, help="weight decay")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--feed-forward", type=int, default=256)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--report", type=int, default=50, help="steps between two reports, each with a save")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
@@ -542,14 +577,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     vocabulary, corpus, held, data = read_corpus(options.data, options.seed)
     print(f"{len(vocabulary.tokens)} genes, {len(corpus.sets)} + {len(held.sets)} cells", flush=True)
-    model = initial_model(vocabulary, corpus, options.seed, feed_forward=options.feed_forward)
-    unset = ("data", "out", "report", "threads", "steps", "minutes")
+    model = initial_model(vocabulary, corpus, options.seed, options.width, options.feed_forward, options.blocks)
+    model.to(options.device)
+    unset = ("data", "out", "report", "threads", "steps", "minutes", "device")
     vocabulary.record.update(
         name="mini",
         licence="BSD-3-Clause",
         recipe="scripts/train_mini.py",
         settings={k: v for k, v in vars(options).items() if k not in unset},
-        hardware=f"{options.threads} shared CPU cores ({platform.machine()} with bfloat16 instructions)",
+        hardware=hardware(options),
         data=data,
     )
     for average, run in train(model, corpus, held, vocabulary, options):
