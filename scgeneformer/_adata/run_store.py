@@ -14,11 +14,14 @@ import numpy as np
 
 from scgeneformer._adata.publish import published, told_if_full
 from scgeneformer._errors import DataError
+from scgeneformer._foreign import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MANIFEST, CHOICES, PARTS = "manifest", "choices", "parts"
+LOCK = ".lock"
+DAMAGES = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)  # what zarr may raise
 DIGITS = 16  # of the checksum of its input that the name of a part ends with
 MOST_SHOWN = 40  # characters of a value that a message shows; a checksum has more
 REMEDY = "Repeat the same call on the same data to go on with it; to begin anew, remove the folder or name another."
@@ -65,9 +68,13 @@ class RunStore:
             with told_if_full(self.path), published(self.path) as fresh:
                 zarr.open_group(fresh, mode="w").attrs.update({CHOICES: json.dumps(choices), MANIFEST: text})
                 (fresh / PARTS).mkdir()
-        self._lock = _Lock(self.path)
-        self.choices: dict[str, int] = json.loads(str(zarr.open_group(self.path, mode="r").attrs[CHOICES]))
         self.parts = self.path / PARTS
+        if link := next((one for one in (self.parts, self.path / LOCK) if one.is_symlink()), None):
+            raise DataError(
+                f"{link} is a link, which no run makes: what is behind it is left alone. Name a new folder."
+            )
+        self._lock = _Lock(self.path)
+        self.choices = _choices(self.path, choices)
         self.parts.mkdir(exist_ok=True)
         for half in self.parts.glob(".*"):  # of a run that was killed
             shutil.rmtree(half, ignore_errors=True)
@@ -126,10 +133,10 @@ class RunStore:
         try:
             group = zarr.open_group(self.parts / folder, mode="r")
             arrays = {key: np.asarray(array[...]) for key, array in group.arrays()}
-            for key, (dtype, shape) in json.loads(str(group.attrs["empty"])).items():
-                arrays[key] = np.empty(shape, dtype=dtype)
+            for key, (dtype, shape) in dict(parse_json(str(group.attrs["empty"]))).items():
+                arrays[key] = np.zeros(0, dtype=dtype).reshape(shape)
             return arrays if group.attrs["checksum"] == _checksum(arrays) else None
-        except (OSError, KeyError, ValueError, RuntimeError):
+        except DAMAGES:
             return None
 
     def __iter__(self) -> Iterator[str]:
@@ -151,7 +158,7 @@ class _Lock:
             import fcntl
         except ImportError:  # Windows
             return
-        file = (path / ".lock").open("a")
+        file = (path / LOCK).open("a")
         weakref.finalize(self, file.close)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,9 +174,23 @@ def _manifest(path: Path) -> str | None:
     import zarr
 
     try:
-        return str(zarr.open_group(path, mode="r").attrs[MANIFEST])
-    except (OSError, KeyError, ValueError):
+        text = str(zarr.open_group(path, mode="r").attrs[MANIFEST])
+        return text if isinstance(parse_json(text), dict) else None
+    except DAMAGES:
         return None
+
+
+def _choices(path: Path, asked: dict[str, int]) -> dict[str, int]:
+    """What the first run chose of what is asked for."""
+    import zarr
+
+    try:
+        found = dict(parse_json(str(zarr.open_group(path, mode="r").attrs[CHOICES])))
+        if all(type(found[name]) is int and found[name] > 0 for name in asked):
+            return found
+    except DAMAGES:
+        pass
+    raise DataError(f"out={str(path)!r} is damaged: what its run chose cannot be read. Name a new folder.")
 
 
 def _plain(value: Any) -> Any:
