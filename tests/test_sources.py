@@ -264,11 +264,23 @@ def test_the_next_cells_are_read_and_encoded_while_the_model_works(source, model
             encoded.release()
 
 
-def test_a_view_of_a_backed_file_cannot_hold_results_and_says_so_first(folder, model):
+@pytest.mark.parametrize(
+    "call",
+    [
+        gf.tl.tokenize,
+        gf.tl.embed_genes,
+        lambda adata, model: gf.tl.train_classifier(adata, "cell_type", model=model),
+        lambda adata, model: gf.tl.pretrain([cells(), adata], vocabulary=model.vocabulary),
+    ],
+    ids=["tokenize", "embed_genes", "train_classifier", "pretrain"],
+)
+def test_a_view_of_a_backed_file_cannot_hold_results_and_says_so_first(folder, model, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     adata = ad.read_h5ad(h5ad(folder, "csr"), backed="r")
     with pytest.raises(DataError, match=r"view of a backed AnnData.*adata\.to_memory\(\)"):
-        gf.tl.tokenize(adata[5:], model)
+        call(adata[5:], model)
     assert gf.pp.check(adata[5:], model).ok
+    assert not any(tmp_path.iterdir())
     adata.file.close()
 
 
@@ -283,7 +295,11 @@ def test_a_view_of_a_backed_file_cannot_hold_results_and_says_so_first(folder, m
     ],
     ids=["path", "text", "list", "AnnCollection", "None"],
 )
-@pytest.mark.parametrize("call", [gf.tl.embed_cells, gf.pp.check], ids=["embed_cells", "check"])
+@pytest.mark.parametrize(
+    "call",
+    [gf.tl.embed_cells, gf.pp.check, lambda adata, model: gf.tl.train_classifier(adata, "cell_type", model=model)],
+    ids=["embed_cells", "check", "train_classifier"],
+)
 def test_what_is_no_anndata_is_refused_with_the_way_to_make_one(tmp_path, model, make, text, call):
     with pytest.raises(DataError, match=f"adata must be an AnnData, {text}"):
         call(make(cells(), tmp_path / "cells.h5ad"), model)

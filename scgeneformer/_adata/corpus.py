@@ -13,6 +13,7 @@ import pandas as pd
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.frames import in_memory
+from scgeneformer._adata.kind import check_target
 from scgeneformer._adata.split import find_split
 from scgeneformer._adata.token_files import OBS_NAMES, TokenFile
 from scgeneformer._adata.tokens import CellTokens, open_tokens
@@ -194,5 +195,6 @@ def open_corpus(adata: Any, vocabulary: Vocabulary, **where: Any) -> Corpus:
 
 def _open(one: AnnData | str | os.PathLike[str], vocabulary: Vocabulary, where: dict[str, Any]) -> DataSet:
     if isinstance(one, ad.AnnData):
+        check_target(one)
         return InAnnData(one, open_tokens(one, vocabulary, **where))
     return InFolder(TokenFile(one, vocabulary, truncate=True, drop_duplicates=True))

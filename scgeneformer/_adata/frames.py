@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scgeneformer._adata.kind import check_anndata
 from scgeneformer._errors import MissingKeyError
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def read_obs(adata: AnnData, columns: Sequence[Any], asked: str) -> pd.DataFrame
     ------
     MissingKeyError
         If one of them does not exist, or none is named.
+    DataError
+        If there is no AnnData to look in.
     """
+    check_anndata(adata)
     missing = [name for name in columns if not isinstance(name, str) or name not in adata.obs]
     if missing or not columns:
         named = ", ".join(map(repr, missing)) if columns else "[]"

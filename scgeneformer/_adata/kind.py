@@ -1,4 +1,4 @@
-"""What passes for an AnnData."""
+"""What passes for an AnnData, and for one that can hold results."""
 
 from __future__ import annotations
 
@@ -28,3 +28,19 @@ def check_anndata(adata: Any) -> None:
     elif isinstance(adata, list | tuple) or type(adata).__name__.startswith("AnnCollection"):
         remedy = f" Make one of the files, which stay on disk: {SEVERAL}."
     raise DataError(f"adata must be an AnnData, not {type(adata).__name__}.{remedy}")
+
+
+def check_target(adata: Any) -> None:
+    """Refuse what cannot hold results.
+
+    Raises
+    ------
+    DataError
+        If it is no AnnData, or a view of a backed one.
+    """
+    check_anndata(adata)
+    if adata.isbacked and adata.is_view:
+        raise DataError(
+            "adata is a view of a backed AnnData, which can hold no results. Take its cells into memory: "
+            "adata = adata.to_memory(); or into a file of their own: adata = adata.copy('cells.h5ad')."
+        )

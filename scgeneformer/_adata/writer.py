@@ -14,7 +14,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.frames import drop
-from scgeneformer._adata.kind import check_anndata
+from scgeneformer._adata.kind import check_target
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -93,12 +93,7 @@ def target_of(adata: AnnData, copy: bool) -> AnnData:
     DataError
         If it is no AnnData, or one that cannot hold results, or not be copied.
     """
-    check_anndata(adata)
-    if adata.isbacked and adata.is_view:
-        raise DataError(
-            "adata is a view of a backed AnnData, which can hold no results. Take its cells into memory: "
-            "adata = adata.to_memory(); or into a file of their own: adata = adata.copy('cells.h5ad')."
-        )
+    check_target(adata)
     if copy and adata.isbacked:
         raise DataError("copy=True needs the data in memory, and this AnnData is backed. Use adata.to_memory() first.")
     return adata.copy() if copy else adata

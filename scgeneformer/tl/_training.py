@@ -10,6 +10,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer import models
+from scgeneformer._adata.kind import check_target
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._errors import DataError
 from scgeneformer._training.recipe import OF_PRETRAINING, check_use, find_recipe
@@ -114,6 +115,7 @@ def begin(
     from scgeneformer._engine.two_time_points import reads_two_times
     from scgeneformer._training.encoder import with_cls
 
+    check_target(adata)
     chosen = find_recipe(recipe, changes)
     check_use(chosen, OF_PRETRAINING, "classifiers, but of gf.tl.pretrain")
     place = find_place(default_out if out is None else out, overwrite, device, dtype)
