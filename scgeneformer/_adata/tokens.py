@@ -14,10 +14,12 @@ from anndata import AnnData
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.context import find_context
 from scgeneformer._adata.counts import NO_COUNTS, ROWS_PER_BLOCK, TOKEN_FILE, Counts, is_from_file, open_counts
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import GeneMap, map_genes
 from scgeneformer._adata.previous import PREVIOUS, PreviousLayer, find_previous
+from scgeneformer._engine.encodings import fill_context
 from scgeneformer._engine.ranking import rank_value_encode
 from scgeneformer._engine.sequences import as_sequences, genes_of, ranking_of
 from scgeneformer._engine.tokens import Tokens
@@ -43,19 +45,25 @@ class CellTokens:
         Of the model.
     previous
         Where the counts before are, if the model reads two time points.
+    context
+        Token of each column of the context of the model, (n_obs, n_columns) int32.
     """
 
     counts: Counts
     genes: GeneMap
     vocabulary: Vocabulary
     previous: Counts | None = None
+    context: np.ndarray | None = None
 
     def blocks(self, begin: int = 0) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, known genes before truncation) of cells from `begin` on; reads one block ahead."""
 
         def encode(start: int) -> tuple[int, Tokens, np.ndarray]:
             stop = min(start + ROWS_PER_BLOCK, self.counts.n_obs)
-            return start, *self._encode(*(matrix.rows(start, stop) for matrix in self._matrices))
+            tokens, n_genes = self._encode(*(matrix.rows(start, stop) for matrix in self._matrices))
+            if self.context is not None:
+                fill_context(tokens, self.context[start:stop], self.vocabulary)
+            return start, tokens, n_genes
 
         yield from _one_ahead(encode, range(begin, self.counts.n_obs, ROWS_PER_BLOCK))
 
@@ -125,24 +133,27 @@ class CellTokens:
     @property
     def stored(self) -> list[Any]:
         """The matrices that cells are read from, as stored."""
-        return [counts.matrix for counts in self._matrices]
+        return [*(counts.matrix for counts in self._matrices), *([] if self.context is None else [self.context])]
 
     def of_rows(self, stored: Sequence[Any]) -> CellTokens:
         """The same reading of other cells: those of which `stored` holds the rows of all matrices."""
-        now, *before = stored
-        previous = self.previous.of_rows(*before) if self.previous is not None else None
-        return replace(self, counts=self.counts.of_rows(now), previous=previous)
+        now, *others = stored
+        context = None if self.context is None else others.pop()
+        previous = None if self.previous is None else self.previous.of_rows(*others)
+        return replace(self, counts=self.counts.of_rows(now), previous=previous, context=context)
 
     def without_data(self) -> CellTokens:
         """What :meth:`of_rows` needs, to be sent elsewhere."""
         previous = None if self.previous is None else self.previous.without_data()
-        genes = replace(self.genes, names=np.empty(0, dtype=str))
+        unnamed = np.empty(0, dtype=str)
+        vocabulary = replace(self.vocabulary, ensembl_ids=unnamed, symbols=unnamed, aliases={})
         return replace(
             self,
             counts=self.counts.without_data(),
-            genes=genes,
-            vocabulary=replace(self.vocabulary, aliases={}),
+            genes=replace(self.genes, names=unnamed),
+            vocabulary=vocabulary,
             previous=previous,
+            context=None if self.context is None else self.context[:0],
         )
 
     @property
@@ -160,6 +171,7 @@ class CellTokens:
             "gene_ids": self.genes.column,
             "counts": self.counts.name,
             **previous,
+            **({} if self.context is None else {"context": hashlib.sha256(self.context.tobytes()).hexdigest()}),
         }
 
 
@@ -232,12 +244,13 @@ def open_tokens(
     if stored and previous is None and is_from_file(adata):
         return _open_file_tokens(adata, vocabulary, gene_ids)
     counts = open_counts(adata, counts_layer, use_raw)
-    tokens = CellTokens(counts, map_genes(counts.var, vocabulary, gene_ids), vocabulary, previous)
+    genes, context = map_genes(counts.var, vocabulary, gene_ids), find_context(adata, vocabulary)
+    tokens = CellTokens(counts, genes, vocabulary, previous, context)
     there = keys.TOKENS in adata.obsm
     there &= vocabulary.encoding.n_positions is None or keys.BINS in adata.obsm
     if stored and there and dict(adata.uns.get(keys.TOKENS, {}).get("params", {})) == tokens.params:
         logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")
-        return StoredTokens(counts, tokens.genes, vocabulary, previous)
+        return StoredTokens(counts, genes, vocabulary, previous, context)
     return tokens
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
+
 from scgeneformer._engine.ranking import RankValue
 from scgeneformer._engine.two_time_points import TwoTimePoints
 from scgeneformer._engine.value_bins import ValueBinned
@@ -13,7 +15,6 @@ from scgeneformer._errors import DataError, ModelError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from scipy.sparse import csr_matrix
 
     from scgeneformer._engine.tokens import Tokens
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 class Encoding(Protocol):
     """One way to encode cells; its fields are its settings, stored with the vocabulary.
 
-    It reads the counts of cells at `n_times` time points; where that is 1, `previous` is always None. Where the
-    position of a token is not its place in the cell, `n_positions` says how many there are.
+    It reads the counts of cells at `n_times` time points; where that is 1, `previous` is always None. Columns of `obs`
+    in its `context` have a token in front of the genes, unknown until :func:`fill_context`. Where the position of a
+    token is not its place in the cell, `n_positions` says how many there are.
     """
 
     name: ClassVar[str]
     n_times: ClassVar[int]
+    context: Any  # column of `obs` -> its values
 
     @property
     def n_positions(self) -> int | None:
@@ -67,6 +70,13 @@ def encoding_from_dict(stored: Mapping[str, Any]) -> Encoding:
     if unknown := sorted(set(settings) - known):
         raise ModelError(f"The encoding {name!r} has no setting {unknown[0]!r}.")
     return ENCODINGS[name](**settings)
+
+
+def fill_context(tokens: Tokens, context: np.ndarray, vocabulary: Vocabulary) -> None:
+    """Put the tokens of the context, (n_cells, n_columns), in their places, in front of the genes of each cell."""
+    filled = tokens.lengths > 0
+    first = tokens.offsets[:-1][filled] + vocabulary.n_lead - context.shape[1]
+    tokens.ids[first[:, None] + np.arange(context.shape[1])] = context[filled]
 
 
 def check_ranked(vocabulary: Vocabulary, function: str, remedy: str) -> None:

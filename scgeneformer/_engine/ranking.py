@@ -40,6 +40,7 @@ class RankValue:
 
     name: ClassVar[str] = "rank-value"
     n_times: ClassVar[int] = 1
+    context: ClassVar[dict[str, list[str]]] = {}
     n_positions: ClassVar[int | None] = None
 
     def encode(

@@ -20,7 +20,9 @@ CLS, EOS = 2, 3  # <cls> and <eos> of the published models that have them
 
 def ranking_of(vocabulary: Vocabulary) -> str:
     """Checksum of what decides the order of a cell's genes, not how many there are and what stands around them."""
-    return replace(vocabulary, special={}, input_size=0).checksum
+    encoding = vocabulary.encoding
+    bare = replace(encoding, context={}) if encoding.context else encoding  # type: ignore[type-var]
+    return replace(vocabulary, special={}, input_size=0, encoding=bare).checksum
 
 
 def genes_of(tokens: Tokens, vocabulary: Vocabulary) -> Tokens:

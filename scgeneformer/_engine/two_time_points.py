@@ -29,6 +29,7 @@ class TwoTimePoints:
 
     name: ClassVar[str] = "two-time-points"
     n_times: ClassVar[int] = 2
+    context: ClassVar[dict[str, list[str]]] = {}
     n_positions: ClassVar[int | None] = None
 
     def encode(

@@ -13,6 +13,10 @@ If at most one quantile is x, its bin is `last`. Where several are, as where man
 the bin of every gene at random from `first` to `last` (``side="both"`` of its `_digitize`). Here it is the middle of
 them, the mean of those draws rounded up to a whole bin: equal values are in one bin, and a cell is the same each time.
 
+Where the encoding has a `context`, columns of `obs` such as the batch, a cell has a token for each of them behind
+``<cls>``, which says the value of the column; ``<mask>`` says that it is unknown. scGPT adds the embedding of a batch
+behind its encoder; in front of it, as tokens (the condition tokens of its paper), the blocks can use what they say.
+
 The position of a token is its bin, so that the position embeddings of a BERT are embeddings of bins, and nothing else
 of the model has to be changed: gene embedding + bin embedding. The position `n_bins` is that of special tokens,
 `n_bins + 1` that of a value which is masked.
@@ -20,7 +24,7 @@ of the model has to be changed: gene embedding + bin embedding. The position `n_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numba as nb
@@ -49,11 +53,13 @@ class ValueBinned:
         Bins, that of the value zero included.
     zeros
         Whether genes of the data that have no count in the cell are read as well, in bin 0.
+    context
+        Column of `obs`, such as "batch" -> its values; the model is told that of each cell in a token of its own.
 
     Raises
     ------
     ModelError
-        If there are less than three bins or more than 65,534.
+        If there are less than three bins or more than 65,534, or a column of the context has no values, or one twice.
     """
 
     name: ClassVar[str] = "value-binned"
@@ -61,6 +67,7 @@ class ValueBinned:
 
     n_bins: int = 51
     zeros: bool = False
+    context: dict[str, list[str]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         whole = isinstance(self.n_bins, int) and not isinstance(self.n_bins, bool)
@@ -68,6 +75,11 @@ class ValueBinned:
             raise ModelError(f"n_bins={self.n_bins!r} must be a whole number from 3 to {MOST_BINS:,}.")
         if not isinstance(self.zeros, bool):
             raise ModelError(f"zeros={self.zeros!r} must be True or False.")
+        for column, values in self.context.items():
+            if isinstance(values, str) or not len(values) or len({str(value) for value in values}) < len(values):
+                raise ModelError(f"context={{{column!r}: ...}} must list the values of the column, each once.")
+        lists = {str(column): [str(value) for value in values] for column, values in self.context.items()}
+        object.__setattr__(self, "context", lists)
 
     @property
     def n_positions(self) -> int:
@@ -120,8 +132,10 @@ class ValueBinned:
         ids = np.empty(offsets[-1], dtype=np.int32)
         positions = np.full(offsets[-1], self.special_position, np.uint8 if self.n_positions <= 2**8 else np.uint16)
         filled = kept > 0
-        if lead:
+        if vocabulary.cls_token is not None:
             ids[offsets[:-1][filled]] = vocabulary.cls_token
+        for place in range(lead - len(self.context), lead):
+            ids[offsets[:-1][filled] + place] = vocabulary.special["<mask>"]
         if trail:
             ids[offsets[1:][filled] - 1] = vocabulary.eos_token
         _bin_rows(

@@ -69,6 +69,9 @@ class Vocabulary:
         check_tokens([*self.tokens[:1], *self.tokens[-1:], *self.special.values()], "The vocabulary")
         if self.encoding.n_times > 1 and not {"<cls>", "<sep>"} <= self.special.keys():
             raise ModelError(f"The encoding {self.encoding.name!r} needs the special tokens <cls> and <sep>.")
+        wanted = [context_token(name, value) for name, values in self.encoding.context.items() for value in values]
+        if wanted and (missing := [token for token in [*wanted, "<mask>"] if token not in self.special]):
+            raise ModelError(f"The context of the encoding needs the special token {missing[0]}.")
         if not self.n_special <= self.input_size <= MOST_TOKENS:
             raise ModelError(
                 f"input_size={self.input_size:,} must be from {self.n_special}, the special tokens of a cell, to "
@@ -104,8 +107,12 @@ class Vocabulary:
 
     @property
     def n_lead(self) -> int:
-        """Number of special tokens in front of the genes of a cell (0 or 1)."""
-        return int(self.cls_token is not None)
+        """Number of special tokens in front of the genes of a cell: ``<cls>`` and those of the context."""
+        return int(self.cls_token is not None) + len(self.encoding.context)
+
+    def tokens_of_context(self, column: str) -> dict[str, int]:
+        """Token of each value of a column of the context; ``<mask>`` stands for all others."""
+        return {value: self.special[context_token(column, value)] for value in self.encoding.context[column]}
 
     @property
     def n_trail(self) -> int:
@@ -167,6 +174,11 @@ class Vocabulary:
         by_symbol = {s.upper(): t for s, t in zip(self.symbols.tolist(), self.tokens.tolist(), strict=True) if s}
         by_alias = {a: self.token_of_id[e] for a, e in self.aliases.items() if e in self.token_of_id}
         return by_symbol | by_alias | self.token_of_id
+
+
+def context_token(column: str, value: str) -> str:
+    """Name of the special token that says the value of a column of `obs`."""
+    return f"<{column}:{value}>"
 
 
 def check_tokens(tokens: Iterable[int], origin: str) -> None:

@@ -1,5 +1,8 @@
 """Pretraining of models of value bins: the bins of some genes are masked and predicted from the rest of the cell.
 
+Tokens of the context, such as the batch, become ``<mask>`` in 40 % of the cells, so that a model knows what to make of
+a cell whose context is unknown.
+
 As in scGPT (Cui et al. 2024): a masked gene keeps its token and loses its value. Of each cell 40 % of the genes are
 chosen, the share in scGPT's examples, and all of them are masked. The loss is the cross-entropy over the bins, where
 scGPT takes the squared error of one number: bins are quantiles, between which differences mean no fixed difference of
@@ -17,7 +20,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from scgeneformer._training.dataset import IGNORED, TokenDataset
-from scgeneformer._training.masked_genes import measure
+from scgeneformer._training.masked_genes import MASK, measure
 from scgeneformer._training.network import read_targets
 
 if TYPE_CHECKING:
@@ -126,7 +129,16 @@ class MaskedValues:
         chosen = rng.permutation(genes)[: max(1, round(SHARE * len(genes)))]
         masked, labels = bins.copy(), np.full(len(bins), IGNORED, dtype=np.int64)
         masked[chosen], labels[chosen] = self._encoding.mask_position, bins[chosen]
-        return {**item, "positions": masked, "token_labels": labels}
+        return {**item, "tokens": self._forget(item["tokens"], rng), "positions": masked, "token_labels": labels}
+
+    def _forget(self, tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Mask each token of the context with a probability of 40 %."""
+        n_context, lead = len(self._encoding.context), self.vocabulary.n_lead
+        if not n_context:
+            return tokens
+        tokens, forgotten = tokens.copy(), rng.random(n_context) < SHARE
+        tokens[lead - n_context : lead][forgotten] = self.vocabulary.special[MASK]
+        return tokens
 
     def frequencies(self, cells: TokenDataset) -> np.ndarray:
         """How often each bin is in the cells, and one more (Laplace), (n_bins,)."""

@@ -11,7 +11,7 @@ from scanpy import logging as logg
 from scgeneformer._checks import as_names, check_whole
 from scgeneformer._engine.gene_statistics import GeneStatistics
 from scgeneformer._engine.genes import match_genes, normalise_name
-from scgeneformer._engine.vocabulary import Vocabulary
+from scgeneformer._engine.vocabulary import Vocabulary, context_token
 from scgeneformer._errors import DataError
 from scgeneformer.models._load_vocabulary import load_vocabulary
 
@@ -65,7 +65,7 @@ def build_vocabulary(
         Model, or vocabulary, to extend; what :func:`load_vocabulary` takes.
     encoding
         How a cell becomes a sequence of tokens, such as :class:`ValueBinned`; None takes that of `base`, or the
-        rank-value encoding.
+        rank-value encoding. The values of its context have special tokens of their own, ``<column:value>``.
 
     Returns
     -------
@@ -103,6 +103,7 @@ def build_vocabulary(
             "to normalised counts. Take the statistics with target_sum=10_000."
         )
     old = _without_genes(special_tokens, statistics) if base is None else _checked(base, special_tokens, statistics)
+    old = _with_context(old, encoding)
     table = _unknown_to(old, _chosen(statistics, min_cells, genes, symbols))
     size = old.input_size if input_size is None else input_size
     check_whole(len(old.special) + 1, input_size=size)
@@ -143,6 +144,14 @@ def _without_genes(special_tokens: Sequence[str] | None, statistics: GeneStatist
         input_size=INPUT_SIZE,
         target_sum=float(statistics.target_sum),  # type: ignore[arg-type]
     )
+
+
+def _with_context(old: Vocabulary, encoding: Encoding | None) -> Vocabulary:
+    """The same with a special token for every value of the context that has none yet."""
+    columns = {} if encoding is None else encoding.context
+    names = [context_token(column, value) for column, values in columns.items() for value in values]
+    new = [name for name in names if name not in old.special]
+    return replace(old, special=old.special | {name: old.n_tokens + i for i, name in enumerate(new)})
 
 
 def _special(names: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata.tests.helpers import assert_equal
@@ -148,3 +149,86 @@ def test_a_saved_model_reads_the_same(adata, tmp_path):
     assert again.vocabulary.encoding == ValueBinned(9)
     assert again.vocabulary.checksum == vocabulary.checksum
     np.testing.assert_allclose(embeddings(make_adata(), again), embeddings(make_adata(), model), atol=1e-6)
+
+
+# --- tokens that tell the batch ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(adata):
+    """A model that is told the donor and the condition of each cell, and data that have only donors."""
+    statistics = gf.models.gene_statistics(adata)
+    encoding = ValueBinned(9, context={"donor": ["a", "b"], "condition": ["healthy"]})
+    return make_binned(gf.models.build_vocabulary(statistics, input_size=32, encoding=encoding))
+
+
+def test_the_context_stands_behind_cls(adata, told, log):
+    special = told.vocabulary.special
+    assert list(special)[4:] == ["<donor:a>", "<donor:b>", "<condition:healthy>"]
+    adata.obs["donor"] = pd.Categorical(["a", "b", "c", None] * 3)
+    gf.tl.tokenize(adata, told)
+    a, b, mask = special["<donor:a>"], special["<donor:b>"], special["<mask>"]
+    lead = adata.obsm["geneformer_tokens"][:, :3].tolist()
+    assert lead == [[special["<cls>"], donor, mask] for donor in [a, b, mask, mask] * 3]
+    assert (adata.obsm["geneformer_bins"][:, :3] == 9).all()
+    assert "adata.obs['donor'] holds 'c', which the model has not seen: taken as unknown" in log()
+    assert "adata.obs has no column 'condition', which the model reads: taken as unknown for all cells" in log()
+
+
+def test_the_context_changes_embeddings_and_stored_tokens_are_of_their_context(adata, told, log):
+    gf.tl.tokenize(adata, told)
+    one = embeddings(adata, told)
+    adata.obs["donor"] = np.resize(["b", "a"], 12)
+    other = embeddings(adata, told)
+    assert "using the tokens stored" not in log().rpartition("embedding cells")[2]
+    assert (np.abs(one - other).max(axis=1) > 1e-3).all()
+    adata.obs["donor"] = np.resize(["a", "b"], 12)
+    np.testing.assert_array_equal(embeddings(adata, told), one)
+
+
+def test_the_context_goes_with_the_rows_of_dask_chunks(adata, told):
+    import dask.array as da
+
+    expected = embeddings(adata, told)
+    adata.X = da.from_array(adata.X.toarray(), chunks=(5, -1))
+    np.testing.assert_allclose(np.asarray(embeddings(adata, told)), expected, atol=1e-6)
+
+
+def test_the_mean_leaves_the_context_out(adata, told):
+    states = gf.tl.embed_cells(adata, told, layer=0, copy=True).obsm["X_geneformer"]
+    gf.tl.tokenize(adata, told)
+    n = adata.obs["geneformer_n_tokens"].iloc[0]
+    ids, bins = (torch.from_numpy(adata.obsm[f"geneformer_{key}"][:1, :n].astype(int)) for key in ("tokens", "bins"))
+    with torch.inference_mode():
+        each = make_bert(told.vocabulary).embeddings(ids, position_ids=bins)[0]
+    np.testing.assert_allclose(states[0], each[3:-1].mean(dim=0), atol=1e-5)
+
+
+def test_pretraining_hides_the_context_now_and_then_and_keeps_it_in_the_vocabulary(adata, told, tmp_path):
+    from scgeneformer._training.masked_values import MaskedValues
+
+    vocabulary, rng = told.vocabulary, np.random.default_rng(0)
+    tokens = np.array([vocabulary.special[name] for name in ("<cls>", "<donor:a>", "<condition:healthy>")] + [9, 10])
+    cell = {"tokens": tokens, "positions": np.array([9, 9, 9, 3, 5], dtype=np.uint8)}
+    seen = np.array([MaskedValues(vocabulary).hide(cell, rng)["tokens"] for _ in range(400)])
+    assert (seen[:, [0, 3, 4]] == tokens[[0, 3, 4]]).all()
+    assert 0.33 < (seen[:, 1] == vocabulary.special["<mask>"]).mean() < 0.47
+    assert (cell["tokens"] == tokens).all()
+
+    folder = gf.tl.pretrain(
+        adata, vocabulary=vocabulary, config={"hidden_size": 16, "num_hidden_layers": 1}, epochs=1, out=tmp_path / "m"
+    )
+    again = gf.models.load(folder).vocabulary
+    assert again.encoding == vocabulary.encoding
+    assert again.checksum == vocabulary.checksum
+
+
+@pytest.mark.parametrize("values", [[], "ab", ["a", "a"], ["1", 1]])
+def test_a_context_lists_values(values):
+    with pytest.raises(gf.ModelError, match=r"context={'batch': \.\.\.} must list the values of the column, each once"):
+        ValueBinned(context={"batch": values})
+
+
+def test_the_vocabulary_must_have_the_tokens_of_the_context():
+    with pytest.raises(gf.ModelError, match="needs the special token <batch:a>"):
+        replace(make_vocabulary(special=True), encoding=ValueBinned(9, context={"batch": ["a"]}))
