@@ -98,6 +98,14 @@ def test_bits_are_the_same_where_batches_are(adata, model, pooling):
     np.testing.assert_array_equal(cells.obsm["X_geneformer"].compute(), expected.obsm["X_geneformer"])
 
 
+def test_bits_are_the_same_where_chunks_are_those_that_are_read_at_once(toy):
+    adata = make_adata(n_cells=2100)
+    expected = gf.tl.embed_cells(adata, toy, copy=True).obsm["X_geneformer"]
+    cells = lazy(adata, rows=2048)
+    gf.tl.embed_cells(cells, toy)
+    np.testing.assert_array_equal(cells.obsm["X_geneformer"].compute(), expected)
+
+
 def test_rows_that_are_selected_afterwards_are_all_that_is_run(adata, toy, opened):
     cells = lazy(adata)
     gf.tl.embed_cells(cells, toy)

@@ -24,7 +24,7 @@ ONE_BY_ONE = {"tokens_per_batch": 1}  # every cell alone, so that batches are th
 def client():
     from distributed import Client, LocalCluster
 
-    quiet = {"dashboard_address": None, "silence_logs": 50}
+    quiet = {"dashboard_address": ":0", "silence_logs": 50}
     with LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=0, **quiet) as cluster, Client(cluster) as client:
         yield client
 

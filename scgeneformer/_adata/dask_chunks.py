@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import dask.array as da
-    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
 
 MERGED_AT_ONCE = 8
 
@@ -32,11 +33,34 @@ def client_in_scope() -> Any:
     return client if hasattr(client, "scheduler_info") else None
 
 
-class Part(NamedTuple):
-    """The task of one chunk, and the rows of that."""
+class Parts(NamedTuple):
+    """Tasks of chunks, one layer of a graph, so that there may be very many.
 
-    size: int
-    task: Delayed
+    Parameters
+    ----------
+    graph
+        Theirs, and that of all they depend on.
+    layer
+        The name of the layer.
+    sizes
+        Rows of the chunk of each task, by its key; in order.
+    """
+
+    graph: HighLevelGraph
+    layer: str
+    sizes: dict[tuple[str, int], int]
+
+    def followed_by(self, tasks: dict[Any, Any], layer: str) -> HighLevelGraph:
+        """The graph with one more layer, which depends on that of the parts."""
+        from dask.highlevelgraph import HighLevelGraph
+
+        layers: dict[str, Any] = {**self.graph.layers, layer: tasks}
+        return HighLevelGraph(layers, {**self.graph.dependencies, layer: {self.layer}})
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all of these chunks."""
+        return sum(self.sizes.values())
 
 
 class RowChunks:
@@ -62,7 +86,7 @@ class RowChunks:
     def __init__(self, matrices: Sequence[Any]) -> None:
         self.sizes: tuple[int, ...] = tuple(int(n) for n in matrices[0].chunks[0])
         self.firsts = list(accumulate(self.sizes, initial=0))[:-1]
-        self._columns = [_whole_rows(matrix, self.sizes).to_delayed().ravel().tolist() for matrix in matrices]
+        self._matrices = [_whole_rows(matrix, self.sizes) for matrix in matrices]
 
     def map(
         self,
@@ -70,8 +94,8 @@ class RowChunks:
         shared: Any,
         *rows: np.ndarray,
         chosen: np.ndarray | None = None,
-    ) -> list[Part]:
-        """One task for each chunk, in order.
+    ) -> Parts:
+        """One task for each chunk.
 
         Parameters
         ----------
@@ -81,23 +105,28 @@ class RowChunks:
             Rows that count, (n_rows,) bool: chunks without any have no task, but one task there is always.
         """
         import dask
+        from dask.highlevelgraph import HighLevelGraph
 
-        task = dask.delayed(_on_chunk, pure=False)
         common = dask.delayed((function, shared), traverse=False)
-        parts = []
-        for first, size, *chunk in zip(self.firsts, self.sizes, *self._columns, strict=True):
+        tasks: dict[Any, Any] = {}
+        layer, sizes = _name("chunk"), {}
+        for i, (first, size) in enumerate(zip(self.firsts, self.sizes, strict=True)):
             some = slice(first, first + size)
             if chosen is None or chosen[some].any():
-                parts.append(Part(size, task(common, first, size, [array[some] for array in rows], *chunk)))
-        return parts or self.map(function, shared, *rows)[:1]
+                chunk = [(matrix.name, i, 0) for matrix in self._matrices]
+                tasks[layer, i] = (_on_chunk, common.key, first, size, [array[some] for array in rows], *chunk)
+                sizes[layer, i] = size
+        if not tasks:
+            return self.map(function, shared, *rows, chosen=np.arange(sum(self.sizes)) == 0)
+        return Parts(HighLevelGraph.from_collections(layer, tasks, [common, *self._matrices]), layer, sizes)
 
-    def stack(self, parts: list[Part], take: Callable[..., np.ndarray], shape: tuple[int, ...], dtype: Any) -> da.Array:
-        """Dask array of ``take(part)`` of every chunk, whose rows are those of the chunk.
+    def stack(self, parts: Parts, take: Callable[[Any], np.ndarray], shape: tuple[int, ...], dtype: Any) -> da.Array:
+        """Dask array of ``take(result)`` of every chunk, whose rows are those of the chunk.
 
         Parameters
         ----------
         parts
-            Of :meth:`map`, one of each chunk.
+            Of :meth:`map`, for all chunks.
         take
             Finds the rows in the result of a task.
         shape
@@ -105,16 +134,16 @@ class RowChunks:
         dtype
             Of the array.
         """
-        import dask
         import dask.array as da
 
-        of_part, meta = dask.delayed(take), np.empty((0,) * (1 + len(shape)), dtype=dtype)
-        blocks = [da.from_delayed(of_part(part.task), (part.size, *shape), dtype=dtype, meta=meta) for part in parts]
-        return da.concatenate(blocks)
+        layer, only = _name("rows"), (0,) * len(shape)
+        tasks = {(layer, i, *only): (take, key) for i, key in enumerate(parts.sizes)}
+        chunks, meta = (self.sizes, *((n,) for n in shape)), np.empty((0, *only), dtype=dtype)
+        return da.Array(parts.followed_by(tasks, layer), layer, chunks=chunks, meta=meta)
 
 
 def compute(
-    parts: list[Part], advance: Callable[[int], object], merge: Callable[[list[Any]], Any] | None = None
+    parts: Parts, advance: Callable[[int], object], merge: Callable[[list[Any]], Any] | None = None
 ) -> list[Any]:
     """Results of all parts: from the client in scope, otherwise as dask is set to compute, in threads by default.
 
@@ -128,19 +157,23 @@ def compute(
         Combines the results of some consecutive parts. Where it is given they are merged as a tree, where they lie, and
         the list holds what all of them give. It must not change them: a cluster may need them again.
     """
-    import dask
+    from dask.delayed import Delayed
 
-    wanted = [part.task for part in parts]
-    done = [dask.delayed(_size_of, pure=False)(part.task, part.size) for part in parts]
+    layer, wanted = _name("merge"), list(parts.sizes)
+    tasks: dict[Any, Any] = {}
     while merge is not None and len(wanted) > 1:
         some = [wanted[i : i + MERGED_AT_ONCE] for i in range(0, len(wanted), MERGED_AT_ONCE)]
-        wanted = [dask.delayed(merge, pure=False)(each) for each in some]
+        wanted = [(layer, len(tasks) + i) for i in range(len(some))]
+        tasks |= {key: (merge, each) for key, each in zip(wanted, some, strict=True)}
     if (client := client_in_scope()) is None:
-        with _told({one.key for one in done}, advance):
-            return list(dask.compute(*wanted, *done)[: len(wanted)])
+        tasks[layer, "all"] = (list, wanted)
+        with _told(parts.sizes, advance):
+            return Delayed((layer, "all"), parts.followed_by(tasks, layer), layer=layer).compute()
     from distributed import as_completed
 
-    futures = client.compute([*wanted, *done])
+    done = [(layer, "rows", i) for i in range(len(parts.sizes))]
+    tasks |= {key: (_size_of, *part) for key, part in zip(done, parts.sizes.items(), strict=True)}
+    futures = client.get(parts.followed_by(tasks, layer), [*wanted, *done], sync=False)
     try:
         for _, size in as_completed(futures[len(wanted) :], with_results=True):
             advance(size)
@@ -150,16 +183,20 @@ def compute(
 
 
 @contextmanager
-def _told(keys: set[Any], advance: Callable[[int], object]) -> Iterator[None]:
-    """Let dask, where it computes in this process, call `advance` with the results of some tasks."""
+def _told(sizes: dict[tuple[str, int], int], advance: Callable[[int], object]) -> Iterator[None]:
+    """Let dask, where it computes in this process, call `advance` when one of some tasks is done."""
     from dask.callbacks import Callback
 
-    def after(key: Any, result: Any, *rest: Any) -> None:
-        if key in keys:
-            advance(result)
+    def after(key: Any, *rest: Any) -> None:
+        if key in sizes:
+            advance(sizes[key])
 
     with Callback(posttask=after):
         yield
+
+
+def _name(kind: str) -> str:
+    return f"geneformer-{kind}-{uuid.uuid4().hex}"
 
 
 def _size_of(result: Any, size: int) -> int:

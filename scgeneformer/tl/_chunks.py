@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import dask.array as da
 
-    from scgeneformer._adata.dask_chunks import Part
+    from scgeneformer._adata.dask_chunks import Parts
     from scgeneformer._adata.tokens import CellTokens
     from scgeneformer.models._reference import Reference
 
@@ -119,9 +119,9 @@ def over_chunks(
         If other processes compute, and could not find the model.
     """
     _, parts = _parts(session, function, args, rows, chosen)
-    n_cells, client = sum(part.size for part in parts), client_in_scope()
+    n_cells, client = parts.n_rows, client_in_scope()
     where = "in this process" if client is None else f"on {client.scheduler.address}"
-    logg.info(f"    {n_cells:,} cells in {len(parts):,} chunks, computed by dask {where}")
+    logg.info(f"    {n_cells:,} cells in {len(parts.sizes):,} chunks, computed by dask {where}")
     with progress(n_cells, doing) as advance:
         return compute(parts, advance, merge)
 
@@ -139,7 +139,7 @@ def _parts(
     args: Sequence[Any],
     rows: Sequence[np.ndarray] = (),
     chosen: np.ndarray | None = None,
-) -> tuple[RowChunks, list[Part]]:
+) -> tuple[RowChunks, Parts]:
     model = refer_to(session.model)
     if isinstance(model, Unnamed) and client_in_scope() is not None:
         raise ModelError(f"The model {session.model.name!r} {UNNAMED}")
