@@ -85,21 +85,21 @@ class Trace:
     def step(self, name: str, n_cells: int) -> Iterator[None]:
         """Say how fast a step was and what it took."""
         begin, before = time.perf_counter() - self.start, len(self.gb)
-        disk = self._disk()
+        moved = self._moved()
         first = self.process.memory_info().rss / GB
         yield
         end = time.perf_counter() - self.start
         peak = max([first, self.process.memory_info().rss / GB, *self.gb[before:]])
         self.steps.append((name, begin, end))
-        read, written = ((after - was) / GB for after, was in zip(self._disk(), disk, strict=True))
+        read, written = ((after - was) / GB for after, was in zip(self._moved(), moved, strict=True))
         print(
             f"{name:10} {n_cells:>9,} cells  {end - begin:8.1f} s  {n_cells / (end - begin):10,.0f} cells/s  "
-            f"memory {first:.2f} GB before, {peak:.2f} GB at most  disk {read:.2f} GB read, {written:.2f} GB written",
+            f"memory {first:.2f} GB before, {peak:.2f} GB at most  files {read:.2f} GB read, {written:.2f} GB written",
             flush=True,
         )
 
-    def _disk(self) -> tuple[int, int]:
-        """Bytes asked for and handed over so far, whether the disk or its cache had them."""
+    def _moved(self) -> tuple[int, int]:
+        """Bytes read from files and written so far, whether the disk or its cache had them; 0 where nobody counts."""
         counters = getattr(self.process, "io_counters", lambda: None)()
         return (getattr(counters, "read_chars", 0), getattr(counters, "write_chars", 0))
 
