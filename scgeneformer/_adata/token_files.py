@@ -193,8 +193,10 @@ def _open_table(path: Path) -> Any:
         if outside := [name for name in names if Path(name).name != name or "\\" in name]:
             raise DataError(f"{path / STATE} names {outside[0]!r}, which is no file of this folder. Nothing was read.")
         files = [path / name for name in names]
-        return pa.concat_tables([pyarrow.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files])
-    except (OSError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
+        table = pa.concat_tables([pyarrow.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files])
+        _ = table.column_names  # which must be text
+        return table
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, MemoryError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {error}. Is the folder complete?") from error
 
 

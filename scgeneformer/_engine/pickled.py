@@ -110,7 +110,7 @@ class _Machine:
         if not type(module) is type(name) is str:
             raise RefusedError("a name that is no text")
         if (text := f"{module}.{name}") not in NAMES:
-            raise RefusedError(text[:100])
+            raise RefusedError(f"the name {text[:100]!r}")
         self.stack.append(_Name(text))
 
     def reduce(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scanpy import logging as logg
 
 from scgeneformer._errors import DataError
+from scgeneformer._foreign import read_json
 from scgeneformer._json import to_json
 from scgeneformer._training.processes import is_first
 
@@ -40,7 +41,7 @@ def open_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> Path:
     asked = json.loads(to_json(request))
     path = folder / REQUEST
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = _read(path)
         if there == asked:
             logg.info(f"    going on with the training in {folder}")
         elif overwrite:
@@ -54,6 +55,16 @@ def open_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(to_json(asked), encoding="utf-8")
     return folder / CHECKPOINTS
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} says of no training that can be gone on with ({error}). Name another directory (out=...), or "
+            "remove this one."
+        ) from error
 
 
 def close_folder(folder: Path) -> None:

@@ -29,15 +29,15 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_names_that_lead_astray_are_refused(hub, name, tmp_path, monkeypatch):
+def test_names_that_lead_astray_are_refused(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ModelError) as caught:
-        models.download(name)
+    for name in NAMES:
+        with pytest.raises(ModelError) as caught:
+            models.download(name)
+        assert not {"\0", "\n", "\x1b", "\u202e"} & set(str(caught.value)), name
     assert hub.server.n_requests == 0
     assert sorted(tmp_path.rglob("*")) == before
-    assert not {"\0", "\n", "\x1b", "\u202e"} & set(str(caught.value))
 
 
 def test_paths_of_other_types():

@@ -14,6 +14,7 @@ from toys import Stop, make_adata
 import scgeneformer as gf
 from scgeneformer._adata.run_store import RunStore
 from scgeneformer._errors import DataError
+from scgeneformer._training.unfinished import open_folder
 
 
 class Call:
@@ -112,6 +113,14 @@ def test_a_store_of_links_is_refused_and_what_they_lead_to_left_alone(tmp_path, 
     with pytest.raises(DataError, match=rf"{name} is a link, which no run makes: .* Name a new folder"):
         RunStore(tmp_path / "run", {"a": 1})
     assert (tmp_path / "home" / ".ssh").is_dir()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "5", "[" * 10**5], ids=lambda text: text[:20])
+def test_requests_of_trainings_that_lie_are_refused(tmp_path, content):
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(DataError, match=r"says of no training that can be gone on with|differs in") as caught:
+        open_folder(tmp_path, {"a": 1}, overwrite=False)
+    assert "out=..." in str(caught.value)
 
 
 @pytest.mark.usefixtures("quick_trainer")
