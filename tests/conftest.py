@@ -31,8 +31,10 @@ def pytest_cmdline_main(config):
 
 @pytest.fixture(autouse=True)
 def _quiet():
+    before = sc.settings.verbosity, sc.settings.logfile  # which commands change
     with gf.settings.override(progress=False):
         yield
+    sc.settings.verbosity, sc.settings.logfile = before
 
 
 @pytest.fixture(scope="module")

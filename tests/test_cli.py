@@ -23,13 +23,6 @@ from scgeneformer.cli import app
 READ = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr}
 
 
-@pytest.fixture(autouse=True)
-def _verbosity():
-    before, logfile = sc.settings.verbosity, sc.settings.logfile
-    yield
-    sc.settings.verbosity, sc.settings.logfile = before, logfile
-
-
 @pytest.fixture
 def cells():
     """Twelve cells of hand-made counts of 40 genes that every model knows."""
@@ -278,6 +271,30 @@ def test_demo(tmp_path):
     assert "demonstration model" in str(summary)
     with h5py.File(tmp_path / "demo.h5ad") as root:
         assert root["obsm/X_umap_geneformer"].shape == (700, 2)
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("agg", ["mean", "median"])
+def test_genes_writes_what_embed_genes_gives(path, cells, agg, suffix, tmp_path):
+    out, named = tmp_path / f"out{suffix}", ["--gene", cells.var_names[0], "-g", cells.var_names[2]]
+    words = ["--layer", "-1,0", "--groupby", "donor", "--agg", agg, "--min-cells", 2, "--sample", 10]
+    result = call("genes", path, "-m", "mini", *named, *words, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert str(out) in result.stdout
+    asked = {"layer": [-1, 0], "groupby": "donor", "agg": agg, "min_cells": 2, "sample": 10}
+    gf.tl.embed_genes(cells, "mini", genes=[cells.var_names[0], cells.var_names[2]], **asked)
+    found = READ[suffix](out)
+    assert found.varm.keys() == cells.varm.keys()
+    for key, values in cells.varm.items():
+        np.testing.assert_allclose(found.varm[key], values, atol=1e-6)
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, out.name])
+
+
+def test_medians_cannot_be_resumed(path, tmp_path):
+    out = tmp_path / "out.h5ad"
+    words = ("genes", path, "-m", "mini", "--agg", "median", "--resume", "--out", out)
+    assert "keeps sums over cells, and agg='median' needs every cell" in fails(*words)
+    assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])

@@ -3,20 +3,12 @@
 import anndata as ad
 import numpy as np
 import pytest
-import scanpy as sc
 from typer.testing import CliRunner
 
 import scgeneformer as gf
 from scgeneformer.cli import app
 
 pytest.importorskip("pyarrow")
-
-
-@pytest.fixture(autouse=True)
-def _verbosity():
-    before, logfile = sc.settings.verbosity, sc.settings.logfile
-    yield
-    sc.settings.verbosity, sc.settings.logfile = before, logfile
 
 
 def call(*arguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import anndata as ad
 import h5py
@@ -15,7 +16,7 @@ from anndata.tests.helpers import assert_equal
 from toys import make_adata
 
 from scgeneformer import DataError
-from scgeneformer._adata import files, publish
+from scgeneformer._adata import convert, files, publish
 from scgeneformer._adata.files import edited, opened
 
 SUFFIXES = [".h5ad", ".zarr"]
@@ -88,6 +89,20 @@ def test_a_file_may_have_no_matrix_and_nothing_else(suffix, tmp_path):
     assert read(path).obs["n"].tolist() == [1, 1]
 
 
+def test_another_format_is_written_piece_by_piece(path, rich, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "BYTES_AT_A_TIME", 500)
+    rich.uns["nested"] = {"matrix": sp.eye(3, format="csc"), "none": np.empty((0, 2)), "scalar": 2.5, "flag": True}
+    store(rich, path)
+    target = tmp_path / f"new{next(suffix for suffix in SUFFIXES if suffix != path.suffix)}"
+    monkeypatch.setattr(files, "_rewrite", None)
+    with edited(path, target) as adata:
+        adata.obs["n"] = np.arange(12)
+    rich.obs["n"] = np.arange(12)
+    assert_equal(read(target), rich, exact=True)
+    with files.opened(target) as adata:
+        assert_equal(adata.layers["dense"][2:4], rich.layers["dense"][2:4])
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_new_file_is_the_old_one_with_the_results(path, rich, suffix, tmp_path):
     target = tmp_path / f"new{suffix}"
@@ -143,7 +158,18 @@ def test_an_error_while_writing_leaves_the_old_file(path, rich, tmp_path, monkey
     assert left(tmp_path) == [path.name]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="directories are exchanged on Linux")
+def test_a_folder_is_never_missing(rich, tmp_path, monkeypatch):
+    path = store(rich, tmp_path / "data.zarr")
+    monkeypatch.setattr(publish, "_swap", None)
+    with edited(path, path, overwrite=True) as adata:
+        add_results(adata)
+    assert_equal(read(path), add_results(rich), exact=True)
+    assert left(tmp_path) == [path.name]
+
+
 def test_an_error_in_the_last_step_brings_the_old_file_back(path, rich, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
     replace = os.replace
 
     def fail(source, target):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,14 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from anndata.tests.helpers import assert_equal
+from test_memory import N_GENES, write_cells
+from toys import make_model
+from typer.testing import CliRunner
 
 import scgeneformer as gf
-from scgeneformer._adata import files, parts
+from scgeneformer._adata import files
+from scgeneformer.cli import app
 
 SERVER = """
 import json, os, sys
@@ -30,6 +36,7 @@ from scgeneformer.settings import settings
 settings.progress = False
 tokens.ROWS_PER_BLOCK, perturbations.TOKENS_PER_BLOCK = 8, 2000
 parts.SECONDS, parts.SHARE = 0, 0
+print(0, flush=True)
 for line in sys.stdin:
     if not (pid := os.fork()):
         app(json.loads(line))
@@ -48,6 +55,7 @@ class Shell:
         self.server = subprocess.Popen(
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
+        self._line()  # it is ready
 
     def start(self, *words):
         """Start a command; gives the number of its process."""
@@ -183,3 +191,71 @@ def test_ctrl_c_leaves_the_file_as_it_was_and_resume_goes_on(shell, cells, momen
     gf.tl.embed_cells(cells, "mini", groupby="cell_type")
     np.testing.assert_allclose(ad.read_h5ad(path).obsm["X_geneformer"], cells.obsm["X_geneformer"], atol=1e-5)
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.fixture
+def at_most():
+    """Function after which files may have so many bytes: the disk is full."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda n_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "n_bytes"),
+    [(".h5ad", 200), (".zarr", 200), (".h5ad", 5_000), (".h5ad", 20_000)],
+    ids=["while the store is made", "the same", "while rows are kept", "while the result is written"],
+)
+def test_a_full_disk_is_told_in_one_line_and_the_old_file_stays(cells, suffix, n_bytes, tmp_path, at_most, monkeypatch):
+    monkeypatch.setattr("scgeneformer._adata.tokens.ROWS_PER_BLOCK", 2)
+    source, target = store(cells[:10], tmp_path / "cells.h5ad"), store(cells[:4], tmp_path / f"old{suffix}")
+    words = ("embed", source, "--model", "mini", "--out", target, "--overwrite")
+    at_most(n_bytes)
+    result = CliRunner().invoke(app, [*map(str, words)])
+    at_most(2**30)
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, len(lines)) == (1, 1), result.stderr
+    assert lines[0].startswith(f"Error: There is no room left to write {tmp_path}")
+    assert "(File too large). What was there before is as it was. Free some space, or name another place." in lines[0]
+    assert_equal(files.format_of(target).read(target), cells[:4].copy())
+    begun = tmp_path / f"old{suffix}.parts"
+    assert begun.exists() == ("the same command with --resume goes on" in lines[0])
+    assert sorted(os.listdir(tmp_path)) == sorted([source.name, target.name] + [begun.name] * begun.exists())
+    result = CliRunner().invoke(app, [*map(str, words), "--resume"])
+    assert result.exit_code == 0, result.stderr
+    assert files.format_of(target).read(target).obsm["X_geneformer"].shape == (10, 128)
+    assert sorted(os.listdir(tmp_path)) == sorted([source.name, target.name])
+
+
+PEAK = """
+import sys
+from scgeneformer.cli import app
+from scgeneformer.settings import settings
+
+settings.progress = False
+for words in sys.argv[1:]:
+    try:
+        app(words.split())
+    except SystemExit as done:
+        assert not done.code
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_peak_memory_is_the_same_for_20_000_and_100_000_cells(tmp_path):
+    """From h5ad to zarr: 24 MB of counts and 1.3 MB of embeddings, or 120 and 6.4."""
+    gf.models.save(make_model(n_genes=N_GENES, input_size=64, n_blocks=2), tmp_path / "model")
+    paths = [write_cells(tmp_path / f"{n}.h5ad", n, "csr") for n in (5_000, 20_000, 100_000)]
+    calls = [f"embed {path} --model {tmp_path / 'model'} --out {path.with_suffix('.zarr')}" for path in paths]
+    peaks = []
+    for call in calls[1:]:
+        run = subprocess.run([sys.executable, "-c", PEAK, calls[0], call], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        shutil.rmtree(paths[0].with_suffix(".zarr"))
+        peaks.append(int(run.stdout.splitlines()[-1]))
+    assert ad.read_zarr(paths[2].with_suffix(".zarr")).obsm["X_geneformer"].shape == (100_000, 16)
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.1)

@@ -1,3 +1,7 @@
+import gc
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -25,7 +29,9 @@ def test_what_the_first_run_chose_holds_for_those_that_go_on(tmp_path):
 
 def test_parts_of_another_run_are_refused(tmp_path):
     RunStore(tmp_path / "run", {"layer": 1, "genes": np.array(["a"])})
-    with pytest.raises(DataError, match=r"other parameters or data \(different: 'genes', 'layer' was 1, is 2\)\. Repeat"):
+    with pytest.raises(
+        DataError, match=r"other parameters or data \(different: 'genes', 'layer' was 1, is 2\)\. Repeat"
+    ):
         RunStore(tmp_path / "run", {"layer": 2, "genes": np.array(["a"] * 20)})
 
 
@@ -68,6 +74,31 @@ def test_a_state_takes_the_place_of_the_one_before(tmp_path):
     assert list(store) == ["state-2-0123456789abcdef"]
     name, found = RunStore(tmp_path / "run", {}).last()
     assert (name, found["n"].tolist()) == ("state-2", [2])
+
+
+HOLD = (
+    "import fcntl, sys; fcntl.lockf(file := open(sys.argv[1], 'a'), fcntl.LOCK_EX); print('held', flush=True); input()"
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_two_processes_do_not_work_in_one_store(tmp_path):
+    import pickle
+
+    store = RunStore(tmp_path / "run", {})
+    RunStore(tmp_path / "run", {})  # the same process may
+    store.save("0", "", PART)
+    assert pickle.loads(pickle.dumps(store)).load("0", "").keys() == PART.keys()
+    del store
+    gc.collect()
+    command = [sys.executable, "-c", HOLD, tmp_path / "run" / ".lock"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(
+            BlockingIOError, match=r"Another process is working in .*run\. Wait for it, or name another"
+        ):
+            RunStore(tmp_path / "run", {})
+        other.stdin.close()
 
 
 def test_a_run_that_was_killed_while_it_made_its_store_begins_anew(tmp_path, monkeypatch):

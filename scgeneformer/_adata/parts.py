@@ -123,7 +123,8 @@ class States:
         self._digest = hashlib.sha256()
         self._n_blocks, self._wait = 0, SECONDS
         last = store.last()
-        self._n_stored, self.state = (0, None) if last is None else (int(last[0].rpartition("-")[2]), last[1])
+        self.state = None if last is None else last[1]
+        self._n_stored = 0 if last is None else int(last[0].rpartition("-")[2])
 
     def pieces(self, blocks: Iterable[tuple[int, Tokens]]) -> Iterator[Iterator[tuple[int, Tokens]]]:
         """Yield the blocks that the state lacks in pieces, each of which ends when it is time to :meth:`save`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,7 +62,8 @@ def told_if_full(path: Path) -> Iterator[None]:
 def published(target: Path, within: Path | None = None) -> Iterator[Path]:
     """Give a free path beside `target`; what the block writes there takes its place, or is removed on an error.
 
-    A file replaces the old one in one step. A directory is swapped by two renames, between which it is missing.
+    A file replaces the old one in one step. So does a directory on Linux; elsewhere it is swapped by two renames,
+    between which it is missing.
 
     Parameters
     ----------
@@ -70,23 +73,39 @@ def published(target: Path, within: Path | None = None) -> Iterator[Path]:
         Folder on the same disk to write into, if it exists; what a killed process left there is replaced.
     """
     target = target.resolve()
-    fresh = within / f".result{target.suffix}" if within is not None and within.is_dir() else _beside(target)
+    fresh = within / f".result{target.suffix}" if within is not None and within.is_dir() else beside(target)
     _remove(fresh)
     try:
         yield fresh
         if target.exists():
             shutil.copymode(target, fresh)
-        if target.is_dir():
-            _swap(fresh, target)
-        else:
+        if not target.is_dir():
             os.replace(fresh, target)
+        elif not _exchange(fresh, target):
+            _swap(fresh, target)
     finally:
         _remove(fresh)
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder so that under its name there is all of it or nothing."""
+    with suppress(FileNotFoundError):
+        folder = folder.rename(beside(folder))
+        _remove(folder)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one step; whether that was possible."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # no Linux
+        return False
+    return rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+
+
 def _swap(fresh: Path, target: Path) -> None:
     """Put one directory in place of another; the old one comes back if that fails."""
-    old = _beside(target)
+    old = beside(target)
     os.replace(target, old)
     try:
         os.replace(fresh, target)
@@ -96,7 +115,8 @@ def _swap(fresh: Path, target: Path) -> None:
     _remove(old)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
+    """A free path beside `path`, hidden."""
     return path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
 
 

@@ -7,12 +7,13 @@ import hashlib
 import json
 import shutil
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgeneformer._adata.publish import published, told_if_full
+from scgeneformer._adata.publish import beside, told_if_full
 from scgeneformer._errors import DataError
 from scgeneformer._foreign import parse_json
 
@@ -47,27 +48,25 @@ class RunStore:
     ------
     DataError
         If the folder holds something else, or the parts of another run.
+    BlockingIOError
+        If another process works in it.
     """
 
     def __init__(self, path: str | Path, manifest: dict[str, Any], **choices: int) -> None:
-        import zarr
-
         self.path = Path(path)
         text = json.dumps(_plain(manifest), sort_keys=True)
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            stored = _manifest(self.path)
-            if stored is None:
-                raise DataError(f"out={str(path)!r} exists and is not the store of such a run. Name a new folder.")
-            if stored != text:
-                changed = _differences(json.loads(stored), json.loads(text))
-                raise DataError(
-                    f"out={str(path)!r} holds the parts of a run with other parameters or data (different: {changed}). "
-                    f"{REMEDY}"
-                )
-        else:
-            with told_if_full(self.path), published(self.path) as fresh:
-                zarr.open_group(fresh, mode="w").attrs.update({CHOICES: json.dumps(choices), MANIFEST: text})
-                (fresh / PARTS).mkdir()
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            with told_if_full(self.path):
+                _make(self.path, {CHOICES: json.dumps(choices), MANIFEST: text})
+        stored = _manifest(self.path)
+        if stored is None:
+            raise DataError(f"out={str(path)!r} exists and is not the store of such a run. Name a new folder.")
+        if stored != text:
+            changed = _differences(json.loads(stored), json.loads(text))
+            raise DataError(
+                f"out={str(path)!r} holds the parts of a run with other parameters or data (different: {changed}). "
+                f"{REMEDY}"
+            )
         self.parts = self.path / PARTS
         if link := next((one for one in (self.parts, self.path / LOCK) if one.is_symlink()), None):
             raise DataError(
@@ -144,12 +143,30 @@ class RunStore:
         return iter(sorted(part.name for part in self.parts.iterdir() if not part.name.startswith(".")))
 
 
+def _make(path: Path, attributes: dict[str, str]) -> None:
+    """Make an empty store, all of it or nothing."""
+    import zarr
+
+    fresh = beside(path)
+    try:
+        zarr.open_group(fresh, mode="w").attrs.update(attributes)
+        (fresh / PARTS).mkdir()
+        with suppress(FileNotFoundError):
+            path.rmdir()
+        fresh.rename(path)
+    except OSError:
+        if _manifest(path) is None:  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
 class _Lock:
     """Held by this process as long as the object lives; where there are no locks, nothing.
 
     Raises
     ------
-    DataError
+    BlockingIOError
         If another process holds it.
     """
 
@@ -164,7 +181,8 @@ class _Lock:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise DataError(f"Another process is working in {path}. Wait for it, or name another folder.") from None
+                told = f"Another process is working in {path}. Wait for it, or name another folder."
+                raise BlockingIOError(told) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return object, ()  # stays in this process

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from scgeneformer._adata.publish import discard
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -43,11 +43,13 @@ def parts_of(target: Path, *, resume: bool) -> Iterator[Path]:
     resumed = parts.exists()
     try:
         yield parts
+    except BlockingIOError:  # it is another process's
+        raise
     except BaseException as error:
         finished = parts.is_dir() and any(parts.glob("parts/[!.]*"))
         if finished and not isinstance(error, DataError):  # which the same command would raise again
             error.add_note(KEPT.format(parts=parts))
         elif not finished and not resumed:
-            shutil.rmtree(parts, ignore_errors=True)
+            discard(parts)
         raise
-    shutil.rmtree(parts, ignore_errors=True)
+    discard(parts)
