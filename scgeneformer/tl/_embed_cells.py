@@ -107,6 +107,9 @@ def embed_cells(
     `adata.uns['X_geneformer_<groupby>_groups']` : DataFrame (n_groups, n_columns + 1)
         Labels and number of embedded cells of each group.
 
+    If the counts are a dask array, the embeddings are dask arrays, nothing is computed, and `obs` gets no column. With
+    `groupby` all is computed at the call, by dask.
+
     Raises
     ------
     DataError

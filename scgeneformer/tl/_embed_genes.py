@@ -135,6 +135,8 @@ def embed_genes(
     `adata.uns['geneformer_genes']` : dict
         Also ``genes``, their names in the order of the axis.
 
+    If the counts are a dask array, dask computes the sums, chunk by chunk; medians are computed by this process.
+
     Raises
     ------
     DataError

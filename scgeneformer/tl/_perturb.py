@@ -162,6 +162,8 @@ def perturb(
         ``params`` and, where they apply, ``genes`` (asked for), ``combinations``, ``states`` and ``state_keys``,
         ``effects`` and ``vectors`` (names of the perturbations), ``groups``: names in the order of the axes.
 
+    If the counts are a dask array, dask computes the shifts, chunk by chunk.
+
     Raises
     ------
     DataError

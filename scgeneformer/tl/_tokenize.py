@@ -82,6 +82,8 @@ def tokenize(
     `adata.uns['geneformer_tokens']` : dict
         `params`, what the tokens depend on, and `max_genes`, the most genes of a cell, at each time point, that fit.
 
+    If the counts are a dask array, those in `obsm` are dask arrays, nothing is computed, and `obs` gets no columns.
+
     Raises
     ------
     DataError
