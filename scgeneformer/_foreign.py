@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
 MOST_TEXT = 64 * 2**20  # bytes of a table; of the published models the largest has 4 MB
 MOST_JSON = 16 * 2**20  # read, JSON takes up to 25 times its size; the largest vocabulary of scGPT has 1.4 MB
@@ -56,3 +58,21 @@ def parse_json(content: bytes | str) -> Any:
         return json.loads(content)
     except RecursionError as error:
         raise ValueError("it holds lists within lists without end") from error
+
+
+def stored_members(file: BinaryIO) -> dict[str, int]:
+    """Members of a zip archive, as numpy and torch write them, and their bytes.
+
+    Raises
+    ------
+    ValueError
+        If they unpack to more than the archive has bytes: are compressed, or lie over each other.
+    zipfile.BadZipFile
+        If it is no archive.
+    """
+    members = zipfile.ZipFile(file).infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is a compressed archive, and those that are read are not")
+    if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
+        raise ValueError("its members have more bytes than the file")
+    return {member.filename: member.file_size for member in members}

@@ -19,12 +19,17 @@ from scanpy import logging as logg
 from scgeneformer._engine.gene_stream import GeneStream, merge_moments
 from scgeneformer._engine.value_counts import ValueCounts
 from scgeneformer._errors import DataError
+from scgeneformer._foreign import stored_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PER_GENE = ("gene_ids", "symbols", "n_cells", "n_detected", "mean", "squares")
 FORMAT = "scgeneformer gene statistics 1"
+DAMAGES = (  # what numpy raises about files that are none of ours
+    *(OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, MemoryError, SyntaxError),
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -209,8 +214,11 @@ class GeneStatistics:
             If it is something else, or damaged.
         """
         try:
-            with open(Path(path).expanduser(), "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
+            with open(Path(path).expanduser(), "rb") as opened:
+                stored_members(opened)
+                opened.seek(0)
+                with np.load(opened, allow_pickle=False) as file:
+                    found = {name: file[name] for name in file.files}
             if str(found.pop("format")) != FORMAT:
                 raise ValueError("made by another version")
             target_sum = float(found.pop("target_sum"))
@@ -224,7 +232,7 @@ class GeneStatistics:
             )
         except FileNotFoundError:
             raise
-        except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        except DAMAGES as error:
             raise DataError(
                 f"{path} holds no gene statistics that can be read: {error}. It must be a file that "
                 "GeneStatistics.save wrote, whole."

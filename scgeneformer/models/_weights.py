@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from scgeneformer._errors import ModelError
+from scgeneformer._foreign import stored_members
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,7 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        _check_zip(path)
+        _check_archive(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle can raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -79,19 +80,13 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
     return dict(tensors)
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse what unpacks to more than the file: archives that are compressed, or whose members overlap."""
-    from zipfile import ZIP_STORED, ZipFile
-
+def _check_archive(path: Path) -> None:
+    """Refuse what unpacks to more than the file, and pickles of more than names and shapes."""
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":
             raise ValueError("it is no archive, as torch has written them since version 1.6")
-        members = ZipFile(file).infolist()
-    if any(member.compress_type != ZIP_STORED for member in members):
-        raise ValueError("it is a compressed archive, which torch does not write")
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise ValueError("its members have more bytes than the file")
-    if any(member.file_size > MOST_HEADER for member in members if member.filename.endswith(".pkl")):
+        members = stored_members(file)
+    if any(n_bytes > MOST_HEADER for name, n_bytes in members.items() if name.endswith(".pkl")):
         raise ValueError(f"its pickle has more than {MOST_HEADER:,} bytes")
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from scgeneformer import models
-from scgeneformer._errors import ModelError
+from scgeneformer._errors import DataError, ModelError
 from scgeneformer.models import _weights
 from scgeneformer.models._classifier import load_classifier
 
@@ -308,7 +308,7 @@ BINS = {
         lambda path, tensors: torch.save(tensors, path, _use_new_zipfile_serialization=False),
         "it is no archive, as torch has written them since version 1.6",
     ),
-    "compressed": (compressed, "it is a compressed archive"),
+    "compressed": (compressed, "it is a compressed archive, and those that are read are not"),
     "overlapping": (overlapping, "its members have more bytes than the file"),
     "a huge pickle": (with_a_huge_pickle, "its pickle has more than 4,194,304 bytes"),
     "one number for 10 ** 18": (
@@ -381,9 +381,26 @@ def as_classifier(folder):
     return folder
 
 
-def test_statistics_with_a_pickle_inside_are_refused(tmp_path):
-    from scgeneformer._errors import DataError
+def lying(path, shape):
+    """An array that claims more than there is."""
+    with zipfile.ZipFile(path, "w") as archive, archive.open("format.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"shape": shape, "fortran_order": False, "descr": "<f8"})
 
-    np.savez(tmp_path / "x.npz", format=np.array([Call()], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="holds no gene statistics that can be read"):
+
+STATISTICS = {
+    "a pickle": (lambda path: np.savez(path, format=np.array([Call()], dtype=object)), "allow_pickle=False"),
+    "a plain pickle": (lambda path: path.write_bytes(pickle.dumps(Call())), "not a zip file"),
+    "compressed": (lambda path: np.savez_compressed(path, format=np.zeros(10**7)), "it is a compressed archive"),
+    "a huge shape": (lambda path: lying(path, (10**17,)), "holds no gene statistics"),
+    "a shape beyond all numbers": (lambda path: lying(path, (2**63, 2**63)), "holds no gene statistics"),
+}
+
+
+@pytest.mark.parametrize("kind", STATISTICS)
+def test_statistics_that_lie(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write, message = STATISTICS[kind]
+    write(tmp_path / "x.npz")
+    with pytest.raises(DataError, match=message):
         models.GeneStatistics.load(tmp_path / "x.npz")
+    assert not (tmp_path / "executed").exists()
