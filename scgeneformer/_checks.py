@@ -19,6 +19,15 @@ def check_whole(least: int = 1, most: int | None = None, /, **numbers: Any) -> N
             raise DataError(f"{name}={value!r} must be a whole number {span}.")
 
 
+def check_positive(most: float = np.inf, /, **numbers: Any) -> None:
+    """Refuse parameters, given by their names, that are no numbers above 0 and within the limit."""
+    limit = f" and at most {most:g}" if most < np.inf else ""
+    for name, value in numbers.items():
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not 0 < value <= most:
+            raise DataError(f"{name}={value!r} must be a number above 0{limit}.")
+
+
 def as_names(asked: Any) -> list[str]:
     """Names that a user asks for, one or several, as text: labels may be numbers."""
     one = isinstance(asked, str) or not isinstance(asked, Iterable)

@@ -210,7 +210,10 @@ def _as_csr(block: Any) -> sp.csr_matrix:
     """Any kind of rows as a CSR matrix of float32 or float64 with int32 indices and without duplicate entries."""
     if hasattr(block, "compute"):
         block = block.compute()
-    csr = sp.csr_matrix(block if sp.issparse(block) else np.asarray(block))
+    if not sp.issparse(block):
+        block = np.asarray(block)
+        block = block.astype(np.float32) if block.dtype == np.float16 else block  # scipy has no sparse float16
+    csr = sp.csr_matrix(block)
     if csr.dtype not in (np.float32, np.float64):
         csr = csr.astype(np.float32 if csr.dtype.itemsize <= 2 else np.float64)
     if not csr.has_canonical_format:

@@ -67,10 +67,11 @@ def match_genes(names: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
     """Token of each gene name, (n,) int32, -1 where the vocabulary does not know it.
 
     Ensembl IDs match with or without version; symbols and aliases match in any case. A name made unique by a suffix
-    (``MATR3-1`` beside ``MATR3``) stands for the same gene.
+    (``MATR3-1`` beside ``MATR3``) stands for the same gene, unless the vocabulary has no Ensembl IDs, as that of scGPT:
+    without them ``NKX2-1`` cannot be told from a second ``NKX2``.
     """
     table = vocabulary.token_of_name
-    present = {normalise_name(name) for name in names}
+    present = {normalise_name(name) for name in names} if any(map(is_ensembl, vocabulary.ensembl_ids[:1])) else set()
     tokens = np.full(len(names), -1, dtype=np.int32)
     for i, name in enumerate(names):
         key = normalise_name(name)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from scgeneformer._adata import keys
 from scgeneformer._errors import MissingKeyError
+from scgeneformer.pl._figure import check_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +30,8 @@ def embedding(adata: AnnData, basis: str = keys.EMBEDDING, **kwargs: Any) -> Any
     ------
     MissingKeyError
         If there is no such embedding.
+    DataError
+        If there are no cells.
     """
     import scanpy as sc
 
@@ -37,4 +40,5 @@ def embedding(adata: AnnData, basis: str = keys.EMBEDDING, **kwargs: Any) -> Any
         raise MissingKeyError(
             f"adata.obsm[{basis!r}] does not exist; there are: {present}. Run gf.tl.embed_cells(adata) first."
         )
+    check_cells(adata)
     return sc.pl.embedding(adata, basis, **kwargs)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scgeneformer._errors import DataError
+
 if TYPE_CHECKING:
+    from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -73,3 +76,9 @@ def shows(ax: Axes | None, show: bool | None) -> bool:
     import scanpy as sc
 
     return bool((sc.settings.autoshow and ax is None) if show is None else show)
+
+
+def check_cells(adata: AnnData) -> None:
+    """Refuse to draw no cells, on which scanpy's plots fail."""
+    if not adata.n_obs:
+        raise DataError("adata has no cells: there is nothing to draw.")

@@ -7,7 +7,7 @@ import pandas as pd
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.context_frame import context_frame
-from scgeneformer._checks import check_whole
+from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._heat_map import heat_map
@@ -65,9 +65,10 @@ def gene_context(
     Raises
     ------
     DataError
-        If there is no such result or group, or no gene was tested.
+        If there is no such result or group, no gene was tested, or `fdr` is no number up to 1.
     """
     check_whole(n_genes=n_genes)
+    check_positive(1, fdr=fdr)
     frame = context_frame(adata, groups, key).drop_duplicates(["group", "names"])
     frame = frame[frame["pvals"].notna()]
     if frame.empty:

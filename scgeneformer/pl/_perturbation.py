@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.ranking_frame import ranking_frame, read_ranking
-from scgeneformer._checks import check_whole
+from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._perturbation_kinds import KINDS, Ranking
@@ -72,11 +72,12 @@ def perturbation(
         If there is no such result.
     DataError
         If the kind, a group or a gene does not exist, one group must be named, or the test has no p-values, which a
-        volcano needs.
+        volcano needs, or `fdr` is no number up to 1.
     """
     if kind not in KINDS:
         raise DataError(f"kind={kind!r} does not exist; choose one of {', '.join(map(repr, KINDS))}.")
     check_whole(n_genes=n_genes)
+    check_positive(1, fdr=fdr)
     frame = ranking_frame(adata, group, key).drop_duplicates(["group", "names"])
     frame = frame[frame["effect"].notna()]
     if "pvals" in frame and frame["pvals"].notna().any():

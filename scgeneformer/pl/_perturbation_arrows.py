@@ -6,7 +6,7 @@ import numpy as np
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.effects_frame import cell_vectors
-from scgeneformer._checks import check_whole
+from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._errors import DataError, MissingKeyError
 from scgeneformer.pl._figure import finish, shows, titled
 
@@ -87,8 +87,7 @@ def perturbation_arrows(
     from scgeneformer._engine.projection import project, smooth
 
     check_whole(2, n_neighbors=n_neighbors, n_grid=n_grid)
-    if not temperature > 0:
-        raise DataError(f"temperature={temperature} must be above 0.")
+    check_positive(temperature=temperature)
     name, vectors = cell_vectors(adata, perturbation, key)
     positions = _embedding(adata, basis, "Run sc.pp.neighbors(adata, use_rep='X_geneformer') and sc.tl.umap(adata).")
     points = _embedding(adata, use_rep, "Run gf.tl.embed_cells first.")

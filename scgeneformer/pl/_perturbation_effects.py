@@ -68,9 +68,9 @@ def perturbation_effects(
     """
     check_whole(n_genes=n_genes)
     frame = effects_frame(adata, perturbation, key, min_cells)
-    if frame.empty:
-        raise DataError(f"No gene is in {min_cells} cells together with {perturbation!r}. Lower min_cells.")
     name = str(adata.uns[key]["effects"][position(adata, perturbation, key, "effects")])
+    if frame.empty:
+        raise DataError(f"No gene is in {min_cells} cells together with {name!r}. Lower min_cells.")
     drawn = axes_of(ax, (5.4, 1.5 + 0.25 * min(n_genes, len(frame))))
     _draw(drawn, frame.head(n_genes), float(frame["mean"].median()), cmap)
     mode = str(adata.uns[key].get("params", {}).get("mode", ""))

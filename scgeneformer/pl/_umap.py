@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer._errors import MissingKeyError
+from scgeneformer.pl._figure import check_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,6 +27,8 @@ def umap(adata: AnnData, **kwargs: Any) -> Any:
     ------
     MissingKeyError
         If there is no UMAP.
+    DataError
+        If there are no cells.
     """
     import scanpy as sc
 
@@ -34,4 +37,5 @@ def umap(adata: AnnData, **kwargs: Any) -> Any:
             "adata.obsm['X_umap'] does not exist. Make it from the cell embeddings: "
             "sc.pp.neighbors(adata, use_rep='X_geneformer'); sc.tl.umap(adata)."
         )
+    check_cells(adata)
     return sc.pl.umap(adata, **kwargs)

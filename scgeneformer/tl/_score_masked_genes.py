@@ -8,10 +8,9 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
-from scgeneformer._checks import check_whole
+from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.encodings import check_ranked
-from scgeneformer._errors import DataError
 from scgeneformer.tl._masked_run import run_masked
 from scgeneformer.tl._session import open_session
 
@@ -139,8 +138,7 @@ def score_masked_genes(
 
 def _passes(fraction: float, n_passes: int | None, seed: int) -> tuple[int, int]:
     """Number of subsets, and how many of them to run."""
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number) or not 0 < fraction <= 1:
-        raise DataError(f"fraction={fraction!r} must be a number above 0 and at most 1.")
+    check_positive(1, fraction=fraction)
     n_subsets = int(np.ceil(1 / fraction - 1e-9))
     passes = n_subsets if n_passes is None else n_passes
     check_whole(1, n_subsets, n_passes=passes)

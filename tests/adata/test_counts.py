@@ -12,6 +12,7 @@ DENSE = make_counts().toarray()
 KINDS = {
     "ndarray": lambda x: x,
     "float64": lambda x: x.astype(np.float64),
+    "float16": lambda x: x.astype(np.float16),
     "int64": lambda x: sp.csr_matrix(x.astype(np.int64)),
     "uint16": lambda x: sp.csr_matrix(x.astype(np.uint16)),
     "fortran": np.asfortranarray,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +47,12 @@ def test_aliases_lead_to_the_gene_and_unknown_names_to_none():
 def test_a_name_made_unique_stands_for_the_same_gene_only_beside_it():
     assert match_genes(["G3", "G3-1"], VOCABULARY).tolist() == [5, 5]
     assert match_genes(["G3-1"], VOCABULARY).tolist() == [-1]
+
+
+def test_without_ensembl_ids_a_suffix_may_be_part_of_the_name():
+    vocabulary = make_vocabulary()
+    by_symbol = replace(vocabulary, ensembl_ids=vocabulary.symbols, aliases={})
+    assert match_genes(["G1", "G1-1", "G2-1"], by_symbol).tolist() == [3, -1, -1]
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,8 @@ def test_the_heat_map_shows_the_stored_effects_and_marks_the_significant(done):
 def test_the_heat_map_of_one_group_and_bad_input(done):
     ax = gf.pl.gene_context(done, groups="B", n_genes=3, show=False)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["B"]
-    for bad, text in [({"groups": "nope"}, "do not exist"), ({"key": "x"}, "Run gf.tl"), ({"n_genes": 0}, "least 1")]:
+    refused = [({"groups": "nope"}, "do not exist"), ({"key": "x"}, "Run gf.tl"), ({"n_genes": 0}, "least 1")]
+    refused += [({"fdr": bad}, f"fdr={bad!r} must be a number above 0 and at most 1") for bad in ("a", 0, 1.5, None)]
+    for bad, text in refused:
         with pytest.raises(gf.DataError, match=text):
             gf.pl.gene_context(done, **bad)

@@ -162,6 +162,7 @@ def test_responding_genes_come_largest_first(done):
         ({"key": "nope"}, "Run gf.tl.rank_perturbations first"),
         ({"kind": "nope"}, "choose one of 'ranking', 'volcano', 'heatmap'"),
         ({"n_genes": 0}, "n_genes=0"),
+        ({"fdr": "a"}, "fdr='a' must be a number above 0 and at most 1"),
         ({"key": "groups"}, r"has several groups.*'CD4\+/CD25 T Reg', 'T cell'"),
         ({"key": "groups", "group": "nope"}, "do not exist"),
         ({"key": "mixture", "kind": "volcano"}, "has no p-values"),
@@ -184,6 +185,7 @@ def test_a_bad_parameter_is_refused(done, bad, text):
         ({"use_rep": "X_umap"}, "has 2 dimensions, and the vectors of 'geneformer_delete' have 8"),
         ({"n_neighbors": 1}, "n_neighbors=1"),
         ({"temperature": 0}, "temperature=0"),
+        ({"temperature": "a"}, "temperature='a' must be a number above 0"),
     ],
     ids=str,
 )
@@ -197,3 +199,10 @@ def test_too_few_cells_or_genes_are_refused(done):
         gf.pl.perturbation_arrows(done[:9].copy(), "G0")
     with pytest.raises(gf.DataError, match="No gene is in 1000 cells"):
         gf.pl.perturbation_effects(done, "G0", min_cells=1000)
+
+
+def test_the_only_perturbation_is_named_where_no_gene_responds():
+    adata = make_perturbed(20)
+    adata.uns[KEY] |= {"effects": np.array(["G7"], dtype=object)}
+    with pytest.raises(gf.DataError, match="No gene is in 1000 cells together with 'G7'"):
+        gf.pl.perturbation_effects(adata, min_cells=1000)

@@ -45,6 +45,13 @@ def test_scatter_plots_pass_everything_on_to_scanpy(done):
     np.testing.assert_allclose(ax.collections[0].get_offsets(), done.obsm["X_geneformer"][:, 1:3])
 
 
+def test_no_cells_are_refused(done):
+    none = done[:0].copy()
+    for plot in (gf.pl.umap, gf.pl.embedding):
+        with pytest.raises(gf.DataError, match="adata has no cells"):
+            plot(none)
+
+
 def test_a_missing_basis_is_named_with_what_to_run(adata):
     with pytest.raises(gf.DataError, match=r"sc\.tl\.umap"):
         gf.pl.umap(adata)
