@@ -122,7 +122,7 @@ def test_another_run_into_the_same_folder_is_refused(adata, toy, tmp_path, chang
 
 def test_other_counts_are_refused(adata, toy, tmp_path):
     gf.tl.perturb(adata, ["G1"], model=toy, out=tmp_path / "run")
-    with pytest.raises(gf.DataError, match="'shift-000000-.*', made from other counts or genes"):
+    with pytest.raises(gf.DataError, match=r"'shift-000000-.*', made from other counts or genes"):
         gf.tl.perturb(make_adata(seed=5), ["G1"], model=toy, out=tmp_path / "run")
 
 
