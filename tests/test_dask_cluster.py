@@ -82,6 +82,7 @@ def test_sums_and_perturbations(client, adata, log, capsys):
     assert "gene medians" in shown
 
 
+@pytest.mark.long
 def test_a_slow_worker_changes_nothing(client, adata):
     def dawdle(block, block_info=None):
         time.sleep(0.3 * (number_of(block_info) == 0))
