@@ -114,7 +114,8 @@ def _fetch_unlisted(place: HubPlace, with_vocabulary: bool, with_weights: bool) 
     for revision in (place.revision, commit):  # the first records which commit the revision is
         config = _hub.fetch(place.name, place.repo, _join(place.subfolder, CONFIG_FILE), revision)
     weights = next((name for name in WEIGHT_FILES if name in names), WEIGHT_FILES[0])
-    vocabulary = [name for name in names if name in VOCABULARY_FILES] or _dictionaries(names, place)
+    ours = [name for name in names if name in VOCABULARY_FILES]
+    vocabulary = ours if VOCABULARY_FILES[0] in ours else _dictionaries(names, place)
     for name in [*(vocabulary if with_vocabulary else []), *([weights] if with_weights else [])]:
         _hub.fetch(place.name, place.repo, _join(place.subfolder, name), commit)
     entry = _sibling(place, config) if with_vocabulary and not has_vocabulary(config.parent) else None
