@@ -273,9 +273,9 @@ def test_demo(tmp_path):
         assert root["obsm/X_umap_geneformer"].shape == (700, 2)
 
 
-@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("agg", ["mean", "median"])
-def test_genes_writes_what_embed_genes_gives(path, cells, agg, suffix, tmp_path):
+def test_genes_writes_what_embed_genes_gives(path, cells, agg, tmp_path):
+    suffix = ".zarr" if agg == "mean" else ".h5ad"
     out, named = tmp_path / f"out{suffix}", ["--gene", cells.var_names[0], "-g", cells.var_names[2]]
     words = ["--layer", "-1,0", "--groupby", "donor", "--agg", agg, "--min-cells", 2, "--sample", 10]
     result = call("genes", path, "-m", "mini", *named, *words, "--out", out)

@@ -147,7 +147,7 @@ class States:
                 continue
             self.skipped(n_filled(block))
             if self._n_blocks == self._n_stored:  # refuses a state of other cells
-                self.store.load(f"state-{self._n_blocks:09d}", self._digest.hexdigest())
+                self.store.refuse_others(f"state-{self._n_blocks:09d}", self._digest.hexdigest())
 
     def _until_due(self, block: tuple[int, Tokens], left: Iterator[tuple[int, Tokens]]) -> Iterator[tuple[int, Tokens]]:
         start = time.monotonic()

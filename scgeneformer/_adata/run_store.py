@@ -108,14 +108,18 @@ class RunStore:
         DataError
             If it was made from something else.
         """
-        if (found := self._read(_folder(name, source))) is not None:
-            return found
-        if others := [part.name for part in self.parts.glob(f"{name}-*") if part.name != _folder(name, source)]:
+        self.refuse_others(name, source)
+        return self._read(_folder(name, source))
+
+    def refuse_others(self, name: str, source: str) -> None:
+        """Raise the error of :meth:`load`, if there is reason to."""
+        if (self.parts / _folder(name, source)).is_dir():
+            return
+        if others := [part.name for part in self.parts.glob(f"{name}-*")]:
             raise DataError(
                 f"out={str(self.path)!r} holds {others[0]!r}, made from other counts or genes: the data were changed "
                 f"since. {REMEDY}"
             )
-        return None
 
     def last(self) -> tuple[str, dict[str, np.ndarray]] | None:
         """Name of the last part, as :meth:`save` was told it, and the part itself; None if there is none."""
