@@ -158,7 +158,7 @@ def test_errors_are_one_line(path, tmp_path):
     assert "adata.layers['none'] does not exist" in fails(
         "embed", path, "-m", "mini", "--counts-layer", "none", "--out", new
     )
-    assert "pooling='max'" in fails("embed", path, "-m", "mini", "--pooling", "max", "--out", new)
+    assert "--pooling 'max' does not exist" in fails("embed", path, "-m", "mini", "--pooling", "max", "--out", new)
     assert os.listdir(tmp_path) == [path.name]
 
 
@@ -293,7 +293,7 @@ def test_genes_writes_what_embed_genes_gives(path, cells, agg, tmp_path):
 def test_medians_cannot_be_resumed(path, tmp_path):
     out = tmp_path / "out.h5ad"
     words = ("genes", path, "-m", "mini", "--agg", "median", "--resume", "--out", out)
-    assert "keeps sums over cells, and agg='median' needs every cell" in fails(*words)
+    assert "keeps sums over cells, and --agg 'median' needs every cell" in fails(*words)
     assert os.listdir(tmp_path) == [path.name]
 
 

@@ -110,7 +110,7 @@ def _choose(found: list[GeneMap]) -> GeneMap:
     """The first Ensembl column that matches at least half as many genes as the best one, else the best one."""
     best = max(found, key=lambda m: m.n_matched)
     for candidate in found:
-        ensembl = np.mean([is_ensembl(name) for name in candidate.names[:1000]]) > 0.5
+        ensembl = sum(is_ensembl(name) for name in candidate.names[:1000]) > 0.5 * min(len(candidate.names), 1000)
         if ensembl and candidate.n_matched * 2 >= best.n_matched > 0:
             return candidate
     return best

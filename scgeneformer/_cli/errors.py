@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import typer
@@ -28,14 +29,26 @@ class Commands(TyperGroup):
         except (GeneformerError, OSError) as error:
             if ctx.meta[DEBUG]:
                 raise
-            typer.echo(f"Error: {_told(error)}", err=True)
+            typer.echo(f"Error: {_told(error, self._options(ctx))}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as error:
-            typer.echo(f"Interrupted. {_told(error)}", err=True)
+            typer.echo(f"Interrupted. {_told(error, self._options(ctx))}", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
+    def _options(self, ctx: Any) -> dict[str, str]:
+        """Options of the command that was called, by the name of the parameter."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        named = {param.name: param.opts[0] for param in (command.params if command else [])}
+        return {name: option for name, option in named.items() if name and option.startswith("--")}
 
-def _told(error: BaseException) -> str:
-    """Text and notes of an error, in one line."""
+
+def _told(error: BaseException, options: dict[str, str]) -> str:
+    """Text and notes of an error, in one line; parameters are named as the options they are: --layer 2 for layer=2."""
     sentences = [str(error), *getattr(error, "__notes__", ())]
-    return " ".join(" ".join(f"{one.rstrip('.')}." for one in sentences if one).split())
+    text = " ".join(" ".join(f"{one.rstrip('.')}." for one in sentences if one).split())
+
+    def named(match: re.Match[str]) -> str:
+        option = options.get(match[1])
+        return match[0] if option is None else f"{option} " if match[2] is None else option
+
+    return re.sub(r"\b(\w+)=(True\b|(?=\s|$))?", named, text)

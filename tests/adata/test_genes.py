@@ -143,3 +143,8 @@ def test_real_mouse_data_are_refused_unless_orthologs_are_named(shared, file, re
     with pytest.raises(DataError, match="mouse"):
         map_genes(var, vocabulary)
     assert map_genes(var, vocabulary, "human_ensembl_id").n_matched > 1000
+
+
+def test_no_genes_are_refused_in_words():
+    with pytest.raises(DataError, match="Only 0 of 0 genes"):
+        map_genes(pd.DataFrame(index=pd.Index([], dtype=str)), VOCABULARY)

@@ -51,7 +51,12 @@ QUIET = settings(
 )
 
 
-pytestmark = pytest.mark.usefixtures("quick_trainer")
+pytestmark = [
+    pytest.mark.usefixtures("quick_trainer"),
+    pytest.mark.filterwarnings(
+        "ignore:(Observation|Variable) names are not unique:UserWarning"
+    ),  # of anndata, to views
+]
 
 
 @pytest.fixture(scope="module")
