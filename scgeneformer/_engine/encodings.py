@@ -31,7 +31,10 @@ class Encoding(Protocol):
 
     name: ClassVar[str]
     n_times: ClassVar[int]
-    context: Any  # column of `obs` -> its values
+
+    @property
+    def context(self) -> Mapping[str, list[str]]:
+        """Column of `obs` -> its values."""
 
     @property
     def n_positions(self) -> int | None:
