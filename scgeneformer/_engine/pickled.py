@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 2**21  # each leaves at most 200 bytes behind; the largest published dictionary takes 585,179
 
-SHORT_TEXT, MEMOIZE, STOP = b"\x8c\x94."
+SHORT_TEXT, MEMOIZE, GET, LONG_GET, STOP = b"\x8c\x94hj."
 SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 NAMES = ("numpy.dtype", *SCALARS)
 NUMBERS = dict(zip(("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"), "bhiqBHIQefd", strict=True))
@@ -67,6 +67,12 @@ class _Machine:
                 stack.append(data[start:at].decode())
             elif code == MEMOIZE:
                 memo[len(memo)] = stack[-1]
+            elif code == GET:
+                stack.append(memo[data[at]])
+                at += 1
+            elif code == LONG_GET:
+                stack.append(memo[int.from_bytes(data[at : at + 4], "little")])
+                at += 4
             elif code == STOP:
                 return stack[-1]
             elif (step := _STEPS.get(code)) is not None:
@@ -202,8 +208,6 @@ _PUSH: dict[bytes, Callable[[_Machine], Any]] = {  # what the steps that make on
     b"B": lambda m: m.take(m.whole(4)),
     b"C": lambda m: m.take(m.whole(1)),
     b"g": lambda m: m.memo[int(m.line())],
-    b"h": lambda m: m.memo[m.whole(1)],
-    b"j": lambda m: m.memo[m.whole(4)],
 }
 _DO: dict[bytes, Callable[[_Machine], Any]] = {  # the others
     b"\x80": lambda m: m.take(1),  # protocol

@@ -62,6 +62,7 @@ def test_two_processes_that_fetch_at_once_make_one_whole_model(hub, fetch):
     assert hub.server.n_requests == n_requests
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_that_counts(hub, fetch):
     hub.server.hold = {WEIGHTS: Event()}
     process = fetch()
