@@ -109,8 +109,8 @@ def vocabulary_from_dictionaries(folder: Path, input_size: int | None = None) ->
     genes = sorted((token, gene) for gene, token in tokens.items() if gene not in special)
     if without := [gene for _, gene in genes if gene not in medians]:
         raise ModelError(
-            f"{len(without)} genes of {paths['token_dictionary'].name} (such as {without[0]}) have no median in "
-            f"{paths['gene_median_dictionary'].name}. The two files belong to different models (V1/V2)."
+            f"{len(without)} genes of {paths['token_dictionary'].name} (such as {without[0][:100]!r}) have no median "
+            f"in {paths['gene_median_dictionary'].name}. The two files belong to different models (V1/V2)."
         )
     known = {gene for _, gene in genes}
     symbol_of = {gene: symbol for symbol, gene in names.items()}

@@ -179,10 +179,10 @@ def _pusher(read: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
     return lambda m: m.stack.append(read(m))
 
 
-def _decimal(m: _Machine) -> int:
+def _digits(m: _Machine) -> bytes:
     if len(text := m.line()) > 100:
         raise RefusedError("a number of more than 100 digits")
-    return int(text.removesuffix(b"L"))
+    return text.removesuffix(b"L")
 
 
 _PUSH: dict[bytes, Callable[[_Machine], Any]] = {  # what the steps that make one object push
@@ -195,19 +195,19 @@ _PUSH: dict[bytes, Callable[[_Machine], Any]] = {  # what the steps that make on
     b"\x85": lambda m: tuple(m.top(1)),
     b"\x86": lambda m: tuple(m.top(2)),
     b"\x87": lambda m: tuple(m.top(3)),
-    b"I": _decimal,
-    b"L": _decimal,
+    b"I": lambda m: int(_digits(m)),
+    b"L": lambda m: int(_digits(m)),
     b"J": lambda m: m.whole(4, signed=True),
     b"K": lambda m: m.whole(1),
     b"M": lambda m: m.whole(2),
     b"\x8a": lambda m: m.whole(m.whole(1), signed=True),
-    b"F": lambda m: float(m.line()),
+    b"F": lambda m: float(_digits(m)),
     b"G": lambda m: DOUBLE.unpack(m.take(8))[0],
     b"V": lambda m: m.line().decode("raw-unicode-escape").encode().decode(),
     b"X": lambda m: m.take(m.whole(4)).decode(),
     b"B": lambda m: m.take(m.whole(4)),
     b"C": lambda m: m.take(m.whole(1)),
-    b"g": lambda m: m.memo[int(m.line())],
+    b"g": lambda m: m.memo[int(_digits(m))],
 }
 _DO: dict[bytes, Callable[[_Machine], Any]] = {  # the others
     b"\x80": lambda m: m.take(1),  # protocol
@@ -216,7 +216,7 @@ _DO: dict[bytes, Callable[[_Machine], Any]] = {  # the others
     b"d": lambda m: m.dictionary(m.marked()),
     b"s": lambda m: m.put(m.top(2)),
     b"u": lambda m: m.put(m.marked()),
-    b"p": lambda m: m.memo.__setitem__(int(m.line()), m.stack[-1]),
+    b"p": lambda m: m.memo.__setitem__(int(_digits(m)), m.stack[-1]),
     b"q": lambda m: m.memo.__setitem__(m.whole(1), m.stack[-1]),
     b"r": lambda m: m.memo.__setitem__(m.whole(4), m.stack[-1]),
     b"c": lambda m: m.name(m.line().decode(), m.line().decode()),

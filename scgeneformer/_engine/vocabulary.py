@@ -191,9 +191,10 @@ def check_tokens(tokens: Iterable[int], origin: str) -> None:
 
 def names_of(names: list[str]) -> np.ndarray:
     """Names of genes as an array, (n,) str."""
-    if long := [name for name in names if len(name) > MOST_LETTERS]:
+    if odd := [name for name in names if len(name) > MOST_LETTERS or not name.isprintable()]:
         raise ModelError(
-            f"{long[0][:MOST_LETTERS]!r}... is no name of a gene: it has more than {MOST_LETTERS} letters."
+            f"{odd[0][:MOST_LETTERS]!r} is no name of a gene: it has more than {MOST_LETTERS} letters, or some that "
+            "cannot be printed."
         )
     return np.array(names, dtype=str)
 

@@ -161,9 +161,13 @@ STRANGE = {
     "a median that is none": ({"gene_median_dictionary": {"ENSG1": float("nan")}}, "must be positive numbers"),
     "a number for an ID": ({"ensembl_mapping_dict": {"A": 5}}, "must hold Ensembl IDs, text"),
     "a symbol of a number": ({"gene_name_id_dict": {"A": 5}}, "must hold Ensembl IDs, text"),
+    "a gene that moves the cursor": (
+        {"token_dictionary": {"E\x1b[2J": 1}, "gene_median_dictionary": {"E\x1b[2J": 1.0}},
+        r"'E\\x1b\[2J' is no name of a gene: .* or some that cannot be printed",
+    ),
     "a gene with a long name": (
         {"token_dictionary": {"E" * 10**6: 1}, "gene_median_dictionary": {"E" * 10**6: 1.0}},
-        r"E'\.\.\. is no name of a gene: it has more than 128 letters",
+        "E' is no name of a gene: it has more than 128 letters",
     ),
 }  # fmt: skip
 
