@@ -5,9 +5,11 @@ A reader may do two things with any bytes: read them, or raise one of our errors
 
 from __future__ import annotations
 
+import atexit
 import json
 import pickle
 import random
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from scgeneformer._errors import DataError, ModelError
 LONGEST_MESSAGE = 2000
 SHARED_MEMORY = Path("/dev/shm")
 FOLDER = Path(tempfile.mkdtemp(prefix="readers-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 def refused(read: Callable[[], object]) -> bool:
