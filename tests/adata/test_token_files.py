@@ -1,7 +1,6 @@
 """Folders of tokens: what is read, as what, and what is refused. Foreign ones are written with datasets itself."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd

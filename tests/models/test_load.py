@@ -185,7 +185,10 @@ DAMAGES = {
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "not the config of a BERT"),
     "config of a GPT": (lambda f: damage(f, "config.json", model_type="gpt2"), "not the config of a BERT .*'gpt2'"),
     "config lacks a size": (lambda f: damage(f, "config.json", hidden_size=None), "no usable hidden_size"),
-    "config has a word": (lambda f: damage(f, "config.json", intermediate_size="x"), "no usable intermediate_size: 'x'"),
+    "config has a word": (
+        lambda f: damage(f, "config.json", intermediate_size="x"),
+        "no usable intermediate_size: 'x'",
+    ),
     "heads do not divide": (lambda f: damage(f, "config.json", num_attention_heads=3), "16 does not divide into 3"),
     "relative positions": (
         lambda f: damage(f, "config.json", position_embedding_type="relative_key"),
