@@ -24,10 +24,10 @@ def convert(source: Any, target: Any) -> None:
     target
         The same of the other kind, empty.
     """
-    for name, value in source.attrs.items():
-        target.attrs[name] = value.tolist() if hasattr(value, "tolist") else value
+    _copy_attributes(source, target)
     sparse = str(source.attrs.get("encoding-type", "")) in NESTED[3:]
-    for name in ELEMENTS & set(source) if source.attrs.get("encoding-type") == "anndata" else source:
+    names = set(source)
+    for name in ELEMENTS & names if source.attrs.get("encoding-type") == "anndata" else names:
         element = source[name]
         encoding = str(element.attrs.get("encoding-type", ""))
         if encoding in NESTED:
@@ -42,10 +42,19 @@ def copy_numbers(source: Any, group: Any, name: str) -> None:
     """Copy an array of numbers into `group`, a few rows at a time."""
     create = group.create_array if hasattr(group, "create_array") else group.create_dataset  # zarr 3; h5py, zarr 2
     target = create(name, shape=source.shape, dtype=source.dtype)
-    for key, value in source.attrs.items():
-        target.attrs[key] = value
+    _copy_attributes(source, target)
     per_chunk = (getattr(target, "chunks", None) or (1,))[0]
     per_row = source.dtype.itemsize * source.size // source.shape[0]
     step = max(1, BYTES_AT_A_TIME // (per_row * per_chunk)) * per_chunk
     for start in range(0, source.shape[0], step):
         target[start : start + step] = source[start : start + step]
+
+
+def _copy_attributes(source: Any, target: Any) -> None:
+    """Copy attributes, all read before the first is written.
+
+    h5py holds its lock while items are gone through one by one; a thread of zarr that frees something of h5py would
+    wait for that lock, and the loop for the thread.
+    """
+    for name, value in dict(source.attrs).items():
+        target.attrs[name] = value.tolist() if hasattr(value, "tolist") else value
