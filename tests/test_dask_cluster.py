@@ -16,6 +16,7 @@ import scgeneformer as gf
 from scgeneformer._errors import DataError, ModelError
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
+pytestmark = pytest.mark.long  # in a process of its own: `.ci/run` does so
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 ONE_BY_ONE = {"tokens_per_batch": 1}  # every cell alone, so that batches are the same everywhere
 
@@ -82,7 +83,6 @@ def test_sums_and_perturbations(client, adata, log, capsys):
     assert "gene medians" in shown
 
 
-@pytest.mark.long
 def test_a_slow_worker_changes_nothing(client, adata):
     def dawdle(block, block_info=None):
         time.sleep(0.3 * (number_of(block_info) == 0))
