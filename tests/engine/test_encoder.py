@@ -3,6 +3,7 @@ import pytest
 import torch
 from toys import make_bert, make_vocabulary
 
+from scgeneformer._engine import attention
 from scgeneformer._engine.embedding import embed_cells
 from scgeneformer._engine.encoder import hidden_states, resolve_layer, use_packed_attention
 from scgeneformer._engine.forward import forward
@@ -47,8 +48,10 @@ def test_every_hidden_layer_equals_the_stock_model_cell_by_cell(bert, cells, ora
         np.testing.assert_allclose(states[layer].numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("amx", [False, True], ids=["products", "fused"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_points_where_float32_does(bert, cells, oracle, dtype):
+def test_half_precision_points_where_float32_does(bert, cells, oracle, dtype, amx, monkeypatch):
+    monkeypatch.setattr(attention, "HAS_AMX", amx)
     with torch.inference_mode():
         states = hidden_states(bert.to(dtype), pack(cells), [2])[2].float()
     expected = torch.tensor(np.concatenate([cell[2] for cell in oracle]))
