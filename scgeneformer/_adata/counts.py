@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.dask_chunks import is_dask
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.row_groups import csc_rows, dask_rows
 from scgeneformer._errors import DataError, MissingKeyError
@@ -166,7 +167,7 @@ def _nothing(start: int, stop: int) -> Any:
 
 def row_reader(matrix: Any) -> Callable[[int, int], Any]:
     """Function that gives the rows of a matrix from one number to another; what many blocks need is read once."""
-    if hasattr(matrix, "to_delayed"):
+    if is_dask(matrix):
         return dask_rows(matrix)
     if getattr(matrix, "format", None) == "csc":
         if not sp.issparse(matrix):

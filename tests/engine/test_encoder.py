@@ -137,3 +137,17 @@ def test_a_pooling_that_cannot_be_is_refused():
         get_pooling("max", make_vocabulary())
     with pytest.raises(DataError, match="has none"):
         get_pooling("cls", make_vocabulary())
+
+
+@pytest.mark.parametrize(
+    ("amx", "dtype", "chosen"),
+    [
+        (True, torch.bfloat16, "_per_cell"),
+        (True, torch.float16, "_matrix_products"),
+        (False, torch.bfloat16, "_matrix_products"),
+        (False, torch.float32, "_per_cell"),
+    ],
+)
+def test_bfloat16_is_attended_by_the_fused_kernel_where_the_processor_has_amx(monkeypatch, amx, dtype, chosen):
+    monkeypatch.setattr(attention, "HAS_AMX", amx)
+    assert attention._variant(torch.zeros(1, 1, 1, 8, dtype=dtype), 0.0) is getattr(attention, chosen)
