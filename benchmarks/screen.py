@@ -4,7 +4,7 @@
         [--positions hold shift] [--carried 16 32 64] [--confirm 0 25 50 75] [--exact all|400] [--gradients 16]
 
 Real cells with so many genes of the model's vocabulary, model `mini`, hidden layer -2. Every cell is scanned exactly
-(`_engine/scan.py`, packed batches), then screened in each setting; confirmed candidates take their exact values, at the
+(`_engine/perturbation/scan.py`, packed batches), then screened in each setting; confirmed candidates take their exact values, at the
 exact scan's time for each. Times are processor times of this process, so that other work on the machine matters less;
 "ratio" is the time of the full exact scan over that of screen and confirmation together.
 
@@ -24,6 +24,10 @@ from typing import NamedTuple
 import anndata as ad
 import numpy as np
 import torch
+from scgeneformer._engine.perturbation.perturbed_cells import Plan, cut_blocks
+from scgeneformer._engine.perturbation.scan import scan
+from scgeneformer._engine.perturbation.screen import screen_cell
+from scgeneformer._engine.perturbation.shifts import Asked
 from scipy.stats import spearmanr
 from screen_gradients import shift_by_projections, towards_goals
 
@@ -31,11 +35,7 @@ import scgeneformer as gf
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.perturbations import Plan, cut_blocks
 from scgeneformer._engine.pooling import pool_mean
-from scgeneformer._engine.scan import scan
-from scgeneformer._engine.screen import screen_cell
-from scgeneformer._engine.shifts import Asked
 from scgeneformer._engine.tokens import Tokens, concatenate
 
 TOP = 50

@@ -88,8 +88,8 @@ def run(out: Path, model: Any = MODEL) -> Summary:
     model
         What to embed with.
     """
-    from scgeneformer._adata.publish import published
     from scgeneformer._demo_figure import draw
+    from scgeneformer._publish import published
 
     start = time.perf_counter()
     figure, results = out / "figures" / "demo_umap.png", out / "demo.h5ad"

@@ -35,7 +35,7 @@ def draw(adata: AnnData, found: dict[str, Any], path: Path) -> None:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from scanpy.plotting import palettes
 
-    from scgeneformer._adata.publish import published
+    from scgeneformer._publish import published
 
     figure = Figure(figsize=(14, 9), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15, wspace=0.04))
     axes = figure.subplots(len(ROWS), len(COLUMNS))

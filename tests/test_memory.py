@@ -30,7 +30,8 @@ from contextlib import ExitStack
 from pathlib import Path
 import anndata as ad, numpy as np
 import scgeneformer as gf
-from scgeneformer._adata import files, row_groups
+from scgeneformer._adata.disk import files
+from scgeneformer._adata import row_groups
 
 gf.settings.progress = False
 row_groups.GROUP_BYTES = 4 * 2**20  # small beside the files

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from anndata.tests.helpers import assert_equal
+from scgeneformer._adata.disk import files
 from test_memory import N_GENES, write_cells
 from toys import make_model
 from typer.testing import CliRunner
 
 import scgeneformer as gf
-from scgeneformer._adata import files
 from scgeneformer.cli import app
 
 SERVER = """
@@ -28,8 +28,10 @@ import json, os, sys
 import accelerate, anndata, h5py, torch, transformers, zarr
 from transformers import BertModel
 import scgeneformer
-from scgeneformer._adata import parts, run_store, tokens
-from scgeneformer._engine import embedding, gene_sums, perturbations, scan
+from scgeneformer._adata.disk import parts, run_store
+from scgeneformer._adata import tokens
+from scgeneformer._engine import embedding, gene_sums
+from scgeneformer._engine.perturbation import perturbed_cells as perturbations, scan
 from scgeneformer.cli import app
 from scgeneformer.settings import settings
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from scgeneformer._adata.counts import Counts
 from scgeneformer._adata.dask_chunks import RowChunks, compute, is_dask
 from scgeneformer._adata.gene_names import GeneNames
-from scgeneformer._engine.gene_statistics import GeneStatistics, merge_all
-from scgeneformer._engine.gene_stream import GeneStream
-from scgeneformer._engine.value_counts import BYTES_PER_VALUE
+from scgeneformer._engine.statistics.gene_statistics import GeneStatistics, merge_all
+from scgeneformer._engine.statistics.gene_stream import GeneStream
+from scgeneformer._engine.statistics.value_counts import BYTES_PER_VALUE
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:

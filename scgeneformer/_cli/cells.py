@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import edited, format_of
-from scgeneformer._adata.publish import check_writable, published, told_if_full
-from scgeneformer._adata.token_files import SUFFIX
+from scgeneformer._adata.disk.files import edited, format_of
+from scgeneformer._adata.disk.token_files import SUFFIX
+from scgeneformer._publish import check_writable, published, told_if_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

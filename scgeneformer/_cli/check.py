@@ -3,7 +3,7 @@ from __future__ import annotations
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import opened
+from scgeneformer._adata.disk.files import opened
 from scgeneformer._cli.options import CountsLayer, File, GeneIds, Model, UseRaw
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scgeneformer._adata.publish import discard
 from scgeneformer._errors import DataError
+from scgeneformer._publish import discard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import opened
-from scgeneformer._adata.token_files import SUFFIX
+from scgeneformer._adata.disk.files import opened
+from scgeneformer._adata.disk.token_files import SUFFIX
 from scgeneformer._cli.options import (
     By,
     CountsLayer,

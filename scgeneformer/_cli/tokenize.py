@@ -5,8 +5,8 @@ from typing import Any
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import edited, opened
-from scgeneformer._adata.token_files import SUFFIX
+from scgeneformer._adata.disk.files import edited, opened
+from scgeneformer._adata.disk.token_files import SUFFIX
 from scgeneformer._cli.options import (
     CountsLayer,
     File,

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.files import opened
+from scgeneformer._adata.disk.files import opened
 from scgeneformer._cli.options import (
     By,
     CountsLayer,

@@ -8,7 +8,7 @@ from scanpy import logging as logg
 
 from scgeneformer import models
 from scgeneformer._adata import keys
-from scgeneformer._adata.token_files import OBS_NAMES, TokenFile
+from scgeneformer._adata.disk.token_files import OBS_NAMES, TokenFile
 from scgeneformer._adata.tokens import file_tokens
 from scgeneformer._adata.writer import Results, warn_empty, write
 from scgeneformer._docs import shared_docs

@@ -7,11 +7,11 @@ from scanpy import logging as logg
 
 from scgeneformer import models
 from scgeneformer._adata import keys
-from scgeneformer._adata.arrow_columns import to_arrow
+from scgeneformer._adata.disk.arrow_columns import to_arrow
+from scgeneformer._adata.disk.token_files import EXTRA, IDS, LENGTH, OBS_NAMES, check_one_time
+from scgeneformer._adata.disk.token_writer import check_folder, write_folder
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.kind import check_anndata
-from scgeneformer._adata.token_files import EXTRA, IDS, LENGTH, OBS_NAMES, check_one_time
-from scgeneformer._adata.token_writer import check_folder, write_folder
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError, MissingKeyError

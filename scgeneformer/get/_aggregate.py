@@ -11,8 +11,8 @@ from scanpy import logging as logg
 from scgeneformer._adata import keys
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._engine.aggregate import AGGREGATES, rows_with_nan
-from scgeneformer._engine.aggregate import aggregate as combine
+from scgeneformer._engine.statistics.aggregate import AGGREGATES, rows_with_nan
+from scgeneformer._engine.statistics.aggregate import aggregate as combine
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scgeneformer._adata.evaluation_frame import read_comparison
+from scgeneformer._adata.training.evaluation_frame import read_comparison
 
 if TYPE_CHECKING:
     import pandas as pd

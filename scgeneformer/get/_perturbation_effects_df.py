@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.effects_frame import effects_frame
+from scgeneformer._adata.perturbation.effects_frame import effects_frame
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.context_frame import context_frame
+from scgeneformer._adata.gene_context_frame import context_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.ranking_frame import ranking_frame
+from scgeneformer._adata.perturbation.ranking_frame import ranking_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Models: which there are, and how they get into memory."""
 
-from scgeneformer._engine.gene_statistics import GeneStatistics
+from scgeneformer._engine.statistics.gene_statistics import GeneStatistics
 from scgeneformer._engine.value_bins import ValueBinned
 from scgeneformer._training.recipe import Recipe
 from scgeneformer.models._available import available

@@ -9,8 +9,8 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scgeneformer._checks import as_names, check_whole
-from scgeneformer._engine.gene_statistics import GeneStatistics
 from scgeneformer._engine.genes import match_genes, normalise_name
+from scgeneformer._engine.statistics.gene_statistics import GeneStatistics
 from scgeneformer._engine.vocabulary import Vocabulary, context_token
 from scgeneformer._errors import DataError
 from scgeneformer.models._load_vocabulary import load_vocabulary

@@ -9,7 +9,7 @@ from anndata import AnnData
 from scanpy import logging as logg
 
 from scgeneformer._adata.counts import open_counts
-from scgeneformer._adata.files import format_of, opened
+from scgeneformer._adata.disk.files import format_of, opened
 from scgeneformer._adata.gene_names import name_genes
 from scgeneformer._adata.gene_statistics import Settings
 from scgeneformer._adata.gene_statistics import gene_statistics as statistics_of
@@ -19,7 +19,7 @@ from scgeneformer._progress import progress
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scgeneformer._engine.gene_statistics import GeneStatistics
+    from scgeneformer._engine.statistics.gene_statistics import GeneStatistics
 
 CorpusPart: TypeAlias = AnnData | str | os.PathLike[str]
 

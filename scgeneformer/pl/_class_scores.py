@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgeneformer._adata.evaluation_frame import read_comparison
+from scgeneformer._adata.training.evaluation_frame import read_comparison
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._methods import legend, looks

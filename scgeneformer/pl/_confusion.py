@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scgeneformer._adata.evaluation_frame import read_comparison
+from scgeneformer._adata.training.evaluation_frame import read_comparison
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._heat_map import heat_map, readable
 

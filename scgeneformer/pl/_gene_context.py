@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.context_frame import context_frame
+from scgeneformer._adata.gene_context_frame import context_frame
 from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.ranking_frame import ranking_frame, read_ranking
+from scgeneformer._adata.perturbation.ranking_frame import ranking_frame, read_ranking
 from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.effects_frame import cell_vectors
+from scgeneformer._adata.perturbation.effects_frame import cell_vectors
 from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._errors import DataError, MissingKeyError
 from scgeneformer.pl._figure import finish, shows, titled
@@ -84,7 +84,7 @@ def perturbation_arrows(
     """
     import scanpy as sc
 
-    from scgeneformer._engine.projection import project, smooth
+    from scgeneformer._engine.statistics.projection import project, smooth
 
     check_whole(2, n_neighbors=n_neighbors, n_grid=n_grid)
     check_positive(temperature=temperature)

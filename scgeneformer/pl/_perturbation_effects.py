@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.effects_frame import effects_frame, position
+from scgeneformer._adata.perturbation.effects_frame import effects_frame, position
 from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows, small_numbers, titled

@@ -6,8 +6,8 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.predicted import most_probable
-from scgeneformer._adata.truth import find_truth, judge
+from scgeneformer._adata.training.predicted import most_probable
+from scgeneformer._adata.training.truth import find_truth, judge
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError

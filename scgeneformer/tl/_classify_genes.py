@@ -7,7 +7,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._adata.predicted import most_probable
+from scgeneformer._adata.training.predicted import most_probable
 from scgeneformer._adata.var_tokens import Spread, tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_whole

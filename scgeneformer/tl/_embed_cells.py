@@ -8,12 +8,12 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.disk.parts import Parts, n_filled, name_of
+from scgeneformer._adata.disk.rows import Rows
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._adata.parts import Parts, n_filled, name_of
-from scgeneformer._adata.rows import Rows
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
-from scgeneformer._engine.aggregate import aggregate
+from scgeneformer._engine.statistics.aggregate import aggregate
 from scgeneformer._errors import DataError
 from scgeneformer.tl._chunks import in_chunks, refuse_store
 from scgeneformer.tl._embed_cells_chunks import embed_chunks
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scgeneformer._adata.disk.run_store import RunStore
     from scgeneformer._adata.groups import Groups
-    from scgeneformer._adata.run_store import RunStore
     from scgeneformer._engine.pooling import Pooling
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer.models import ModelLike

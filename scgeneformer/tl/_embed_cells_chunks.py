@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgeneformer._engine.aggregate import aggregate
+from scgeneformer._engine.statistics.aggregate import aggregate
 from scgeneformer.tl._chunks import lazy_rows, over_chunks
 
 if TYPE_CHECKING:

@@ -7,18 +7,18 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.disk.parts import States
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.gene_choice import choose_genes
 from scgeneformer._adata.genes import INDEX, GeneMap
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._adata.parts import States
 from scgeneformer._adata.sampling import sample_cells
 from scgeneformer._adata.var_tokens import Spread, tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
-from scgeneformer._engine.aggregate import AGGREGATES
 from scgeneformer._engine.cell_choice import only_cells
+from scgeneformer._engine.statistics.aggregate import AGGREGATES
 from scgeneformer._errors import DataError, OutOfMemoryError
 from scgeneformer.tl._chunks import in_chunks, refuse_store
 from scgeneformer.tl._embed_genes_chunks import embed_chunks
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from scgeneformer._adata.disk.run_store import RunStore
     from scgeneformer._adata.groups import Groups
-    from scgeneformer._adata.run_store import RunStore
     from scgeneformer._engine.gene_median import GeneMedians
     from scgeneformer._engine.gene_sums import GeneSums
     from scgeneformer.models import ModelLike

@@ -62,7 +62,7 @@ def gene_neighbors(
        gene neighbor  rank  similarity
     0  HES4    SSU72     1         0.6
     """
-    from scgeneformer._engine.neighbors import nearest
+    from scgeneformer._engine.statistics.neighbors import nearest
 
     check_whole(n_neighbors=n_neighbors)
     known, vectors = gene_vectors(adata, key, group)

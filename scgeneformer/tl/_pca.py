@@ -97,7 +97,7 @@ def pca(
     >>> adata.obsm["X_geneformer_pca"].shape
     (100, 10)
     """
-    from scgeneformer._engine.pca import fit, project, rows_per_block
+    from scgeneformer._engine.statistics.pca import fit, project, rows_per_block
 
     target = target_of(adata, copy)
     rep = open_representation(adata, use_rep)
@@ -135,7 +135,7 @@ def pca(
 
 def _check(rep: Representation, method: str, n_comps: int) -> None:
     """Refuse what can be told to be impossible before anything is read."""
-    from scgeneformer._engine.pca import METHODS, check_n_comps
+    from scgeneformer._engine.statistics.pca import METHODS, check_n_comps
 
     check_whole(n_comps=n_comps)
     if method not in METHODS:

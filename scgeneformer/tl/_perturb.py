@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.goal import find_goal
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._adata.perturbation_writer import PerturbationWriter
+from scgeneformer._adata.perturbation.goal import find_goal
+from scgeneformer._adata.perturbation.writer import PerturbationWriter
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.encodings import check_ranked
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scgeneformer._adata.perturbation_choice import Genes
+    from scgeneformer._adata.perturbation.choice import Genes
     from scgeneformer.models import ModelLike
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgeneformer._adata.perturbation_choice import check_mode, split
+from scgeneformer._adata.perturbation.choice import check_mode, split
 from scgeneformer._adata.sampling import sample_cells
 from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
@@ -16,9 +16,9 @@ from scgeneformer._errors import DataError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scgeneformer._adata.goal import Goal
     from scgeneformer._adata.groups import Groups
-    from scgeneformer._adata.perturbation_choice import Genes
+    from scgeneformer._adata.perturbation.choice import Genes
+    from scgeneformer._adata.perturbation.goal import Goal
 
 POSITIONS = {"shift": (False,), "hold": (True,), "both": (False, True)}  # whether positions are held
 MEASURES = ("genes", "cls", "mean")
@@ -90,7 +90,7 @@ def check(request: Request) -> None:
 
 def _check_positions(request: Request, singles: list[str] | None, combinations: list[Any]) -> None:
     """Refuse to hold positions where a mode moves genes; and modes that do not exist."""
-    from scgeneformer._engine.edits import EDITS
+    from scgeneformer._engine.perturbation.edits import EDITS
 
     if request.positions not in POSITIONS:
         raise DataError(f"positions={request.positions!r} does not exist; choose 'shift', 'hold' or 'both'.")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer._adata.disk.parts import Parts
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import INDEX, GeneMap
-from scgeneformer._adata.parts import Parts
-from scgeneformer._adata.perturbation_choice import Chooser
-from scgeneformer._adata.perturbation_results import Gathered
+from scgeneformer._adata.perturbation.choice import Chooser
+from scgeneformer._adata.perturbation.results import Gathered
 from scgeneformer._adata.var_tokens import tokens_of_var
 from scgeneformer._errors import DataError
 from scgeneformer._progress import scan_progress
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from scgeneformer._adata.goal import Goal
-    from scgeneformer._adata.perturbation_choice import Choice
-    from scgeneformer._adata.run_store import RunStore
-    from scgeneformer._engine.perturbations import Block, Plan
-    from scgeneformer._engine.shifts import Asked
+    from scgeneformer._adata.disk.run_store import RunStore
+    from scgeneformer._adata.perturbation.choice import Choice
+    from scgeneformer._adata.perturbation.goal import Goal
+    from scgeneformer._engine.perturbation.perturbed_cells import Block, Plan
+    from scgeneformer._engine.perturbation.shifts import Asked
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer.tl._perturb_request import Request
     from scgeneformer.tl._session import Session
@@ -85,7 +85,7 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
 
 
 def _plan(request: Request, choice: Choice, anchor: int | None, of_var: np.ndarray, hold: bool) -> Plan:
-    from scgeneformer._engine.perturbations import Plan
+    from scgeneformer._engine.perturbation.perturbed_cells import Plan
 
     singles = choice.singles
     if anchor is not None and singles is not None:
@@ -105,9 +105,9 @@ def _plan(request: Request, choice: Choice, anchor: int | None, of_var: np.ndarr
 
 def _asked(session: Session, request: Request, choice: Choice, goal: Goal | None, cells: np.ndarray) -> Asked:
     """What is measured; embeds the states if there is a goal."""
+    from scgeneformer._engine.perturbation.shifts import MEASURES as POOLING_OF
+    from scgeneformer._engine.perturbation.shifts import Asked
     from scgeneformer._engine.pooling import get_pooling
-    from scgeneformer._engine.shifts import MEASURES as POOLING_OF
-    from scgeneformer._engine.shifts import Asked
 
     vocabulary = session.model.vocabulary
     measure = request.measure or ("genes" if vocabulary.cls_token is None else "cls")
@@ -234,9 +234,9 @@ def _scan_cells(
 ) -> None:
     """Run one plan over the cells; parts that are in the store are read from there."""
     from scgeneformer._engine.device import matmul_precision
-    from scgeneformer._engine.perturbations import cut_blocks, each_cell
-    from scgeneformer._engine.scan import scan
-    from scgeneformer._engine.screened import screened_scan
+    from scgeneformer._engine.perturbation.perturbed_cells import cut_blocks, each_cell
+    from scgeneformer._engine.perturbation.scan import scan
+    from scgeneformer._engine.perturbation.screened import screened_scan
 
     vocabulary = session.model.vocabulary
     run = (

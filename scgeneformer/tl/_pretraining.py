@@ -10,7 +10,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer import models
-from scgeneformer._adata.corpus import Corpus, open_corpus
+from scgeneformer._adata.training.corpus import Corpus, open_corpus
 from scgeneformer._errors import DataError
 from scgeneformer._training.recipe import OF_CLASSIFIERS, Recipe, check_use, find_recipe
 from scgeneformer.tl._training import Beginning, find_place, limited, read_cells, save
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from scgeneformer._adata.split import Split
+    from scgeneformer._adata.training.split import Split
     from scgeneformer._engine.masked_head import MaskedHead
     from scgeneformer._engine.vocabulary import Vocabulary
     from scgeneformer._training.dataset import TokenDataset

@@ -8,11 +8,11 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.counts import open_counts
-from scgeneformer._adata.evaluation import comparable, with_method
 from scgeneformer._adata.expression import expression_pca
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._adata.labels import find_labels
-from scgeneformer._adata.split import find_split
+from scgeneformer._adata.training.evaluation import comparable, with_method
+from scgeneformer._adata.training.labels import find_labels
+from scgeneformer._adata.training.split import find_split
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import as_names, check_whole
 from scgeneformer._docs import shared_docs

@@ -6,7 +6,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.context_frame import to_uns
+from scgeneformer._adata.gene_context_frame import to_uns
 from scgeneformer._adata.replicates import find_design
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_whole
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgeneformer._adata.replicates import Design
-    from scgeneformer._engine.context import Comparison
     from scgeneformer._engine.gene_sums import GeneSums
+    from scgeneformer._engine.statistics.gene_context import Comparison
     from scgeneformer.models import ModelLike
     from scgeneformer.tl._session import Session
 
@@ -208,7 +208,7 @@ def _sums(session: Session, design: Design, tokens: np.ndarray) -> GeneSums:
 
 def _compare(sums: GeneSums, design: Design, layer: int, **how: int) -> list[Comparison]:
     """Compare each group with its reference; say how well."""
-    from scgeneformer._engine.context import compare
+    from scgeneformer._engine.statistics.gene_context import compare
 
     found = []
     pairs = zip(design.groups, design.sides(sums.sums[layer]), design.sides(sums.n_cells), strict=True)

@@ -6,12 +6,12 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.perturbation_design import ALL, NO_NULL, check_test, find_cells, find_null, tables
-from scgeneformer._adata.perturbed import read_perturbed
-from scgeneformer._adata.ranking_frame import to_uns
+from scgeneformer._adata.perturbation.design import ALL, NO_NULL, check_test, find_cells, find_null, tables
+from scgeneformer._adata.perturbation.perturbed import read_perturbed
+from scgeneformer._adata.perturbation.ranking_frame import to_uns
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._docs import shared_docs
-from scgeneformer._engine.perturbation_statistics import TESTS, Asked, rank_correlation
+from scgeneformer._engine.statistics.perturbation_tests import TESTS, Asked, rank_correlation
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scgeneformer._adata.perturbation_design import Cells
-    from scgeneformer._engine.perturbation_statistics import Test
+    from scgeneformer._adata.perturbation.design import Cells
+    from scgeneformer._engine.statistics.perturbation_tests import Test
 
 GOAL = 1  # the states are start, goal, alternatives
 STRONG = 0.7  # size of the correlation of effect and rank above which there is a warning

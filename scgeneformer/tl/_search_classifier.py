@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.labels import find_labels
-from scgeneformer._adata.split import find_split
+from scgeneformer._adata.training.labels import find_labels
+from scgeneformer._adata.training.split import find_split
 from scgeneformer._adata.writer import Results, write
 from scgeneformer._checks import as_names, check_whole
 from scgeneformer._docs import shared_docs

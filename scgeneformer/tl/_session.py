@@ -10,8 +10,8 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer import models
+from scgeneformer._adata.disk.parts import open_store
 from scgeneformer._adata.params import result_params
-from scgeneformer._adata.parts import open_store
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._errors import DataError
 from scgeneformer._progress import progress
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from transformers import BertModel
 
+    from scgeneformer._adata.disk.run_store import RunStore
     from scgeneformer._adata.previous import PreviousLayer
-    from scgeneformer._adata.run_store import RunStore
     from scgeneformer._adata.tokens import CellTokens
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer.models import Model, ModelLike

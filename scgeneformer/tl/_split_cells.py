@@ -7,8 +7,8 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._adata.labels import find_labels
-from scgeneformer._adata.split import find_split
+from scgeneformer._adata.training.labels import find_labels
+from scgeneformer._adata.training.split import find_split
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import as_names
 from scgeneformer._docs import shared_docs
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scgeneformer._adata.split import Split
+    from scgeneformer._adata.training.split import Split
 
 
 @shared_docs

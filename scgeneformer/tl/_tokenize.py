@@ -9,8 +9,8 @@ from scanpy import logging as logg
 from scgeneformer import models
 from scgeneformer._adata import keys
 from scgeneformer._adata.dask_chunks import RowChunks, is_dask
-from scgeneformer._adata.parts import open_store
-from scgeneformer._adata.rows import Rows
+from scgeneformer._adata.disk.parts import open_store
+from scgeneformer._adata.disk.rows import Rows
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scgeneformer._adata.run_store import RunStore
+    from scgeneformer._adata.disk.run_store import RunStore
     from scgeneformer._adata.tokens import CellTokens
     from scgeneformer._engine.vocabulary import Vocabulary
     from scgeneformer.models import ModelLike

@@ -6,9 +6,9 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.evaluation import evaluation
-from scgeneformer._adata.labels import find_labels
-from scgeneformer._adata.split import find_split
+from scgeneformer._adata.training.evaluation import evaluation
+from scgeneformer._adata.training.labels import find_labels
+from scgeneformer._adata.training.split import find_split
 from scgeneformer._adata.writer import Results, write
 from scgeneformer._checks import as_names
 from scgeneformer._docs import shared_docs
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scgeneformer._adata.labels import Labels
-    from scgeneformer._adata.split import Split
+    from scgeneformer._adata.training.labels import Labels
+    from scgeneformer._adata.training.split import Split
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.held_out import Outcome
     from scgeneformer._training.recipe import Recipe

@@ -7,9 +7,9 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.gene_classes import find_gene_classes
-from scgeneformer._adata.gene_evaluation import gene_evaluation
 from scgeneformer._adata.sampling import sample_cells
+from scgeneformer._adata.training.gene_classes import find_gene_classes
+from scgeneformer._adata.training.gene_evaluation import gene_evaluation
 from scgeneformer._adata.writer import Results, write
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scgeneformer._adata.gene_classes import GeneClasses
+    from scgeneformer._adata.training.gene_classes import GeneClasses
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.gene_scores import GeneScores
     from scgeneformer._training.held_out import Outcome

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-    from scgeneformer._adata.corpus import DataSet
-    from scgeneformer._adata.labels import Labels
     from scgeneformer._adata.previous import PreviousLayer
-    from scgeneformer._adata.split import Split
     from scgeneformer._adata.tokens import CellTokens
+    from scgeneformer._adata.training.corpus import DataSet
+    from scgeneformer._adata.training.labels import Labels
+    from scgeneformer._adata.training.split import Split
     from scgeneformer._engine.vocabulary import Vocabulary
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.network import Network

@@ -2,9 +2,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scgeneformer._engine.statistics.gene_context import compare, contrasts, pooled_pvalues, pvalues, rotations
 from scipy.stats import false_discovery_control
-
-from scgeneformer._engine.context import compare, contrasts, pooled_pvalues, pvalues, rotations
 
 D = 8
 
@@ -178,7 +177,7 @@ def test_nothing_is_testable():
 def test_blocks_of_genes_change_nothing(monkeypatch):
     sides = simulate(np.random.default_rng(0), 3, 4, 50)
     whole = compare(*sides)
-    monkeypatch.setattr("scgeneformer._engine.context.BLOCK", 1)
+    monkeypatch.setattr("scgeneformer._engine.statistics.gene_context.BLOCK", 1)
     for name in ("effect", "score", "pvals", "pvals_adj"):
         np.testing.assert_allclose(getattr(compare(*sides), name), getattr(whole, name), rtol=1e-9)
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from scgeneformer._engine.edits import EDITS, ENTERED, Edit, perturb_cell, ranked
+from scgeneformer._engine.perturbation.edits import EDITS, ENTERED, Edit, perturb_cell, ranked
 
 MAX = 8
 CELL = [10, 11, 12, 13]  # tokens by rank

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from perturbed import make_ranks, noisy
-
-from scgeneformer._engine.null_perturbations import NULLS, compare_within_cells
-from scgeneformer._engine.rank_tests import signed_rank
-from scgeneformer._engine.shift_table import ShiftTable, distinct_columns
+from scgeneformer._engine.statistics.null_perturbations import NULLS, compare_within_cells
+from scgeneformer._engine.statistics.rank_tests import signed_rank
+from scgeneformer._engine.statistics.shift_table import ShiftTable, distinct_columns
 
 
 def make_table(ranks, shifts, applies=None):

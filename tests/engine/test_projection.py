@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from scgeneformer._engine.projection import project, smooth
+from scgeneformer._engine.statistics.projection import project, smooth
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_it_is_the_formula_cell_by_cell():
 
 
 def test_cells_at_one_place_and_blocks_change_nothing(monkeypatch):
-    from scgeneformer._engine import projection
+    from scgeneformer._engine.statistics import projection
 
     rng = np.random.default_rng(0)
     points = np.repeat(rng.normal(size=(10, 4)), 5, axis=0)

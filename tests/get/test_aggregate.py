@@ -76,7 +76,7 @@ def test_it_equals_the_groups_of_embed_cells(toy):
 
 
 def test_columns_in_parts_give_the_same(adata, monkeypatch):
-    from scgeneformer._engine import aggregate
+    from scgeneformer._engine.statistics import aggregate
 
     whole = gf.get.aggregate(adata, "type", "median").X
     monkeypatch.setattr(aggregate, "BYTES_AT_A_TIME", 1)

@@ -28,7 +28,7 @@ def by_hand(adata, vectors, gene):
 
 @pytest.mark.parametrize("block", [1, 100, 2**23])
 def test_neighbors_equal_brute_force_whatever_the_blocks(adata, monkeypatch, block):
-    monkeypatch.setattr("scgeneformer._engine.neighbors.BLOCK", block)
+    monkeypatch.setattr("scgeneformer._engine.statistics.neighbors.BLOCK", block)
     found = gf.tl.gene_neighbors(adata, n_neighbors=5)
     assert found.columns.tolist() == ["gene", "neighbor", "rank", "similarity"]
     assert len(found) == 38 * 5

@@ -12,11 +12,11 @@ import scanpy as sc
 import scipy.sparse as sp
 import zarr
 from anndata.tests.helpers import assert_equal
+from scgeneformer._engine.statistics.pca import METHODS
 from sklearn.decomposition import PCA
 from toys import make_adata
 
 import scgeneformer as gf
-from scgeneformer._engine.pca import METHODS
 from scgeneformer._errors import DataError, MissingKeyError
 
 ROWS = np.random.default_rng(1).normal(size=(60, 9)).cumsum(axis=1).astype(np.float32)
@@ -160,7 +160,7 @@ def test_plots_of_scanpy(adata):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_representation_gives_the_same(adata, kind, method, tmp_path, monkeypatch):
-    monkeypatch.setattr("scgeneformer._engine.pca.BLOCK_BYTES", 8 * 9 * 13)  # 13 rows at a time
+    monkeypatch.setattr("scgeneformer._engine.statistics.pca.BLOCK_BYTES", 8 * 9 * 13)  # 13 rows at a time
     expected = gf.tl.pca(adata, method=method, n_comps=3, copy=True)
     adata.obsm["X_geneformer"] = KINDS[kind](ROWS, tmp_path)
     gf.tl.pca(adata, method=method, n_comps=3)
@@ -170,7 +170,7 @@ def test_every_kind_of_representation_gives_the_same(adata, kind, method, tmp_pa
 
 
 def test_a_file_is_read_by_rows(adata, tmp_path, monkeypatch):
-    monkeypatch.setattr("scgeneformer._engine.pca.BLOCK_BYTES", 8 * 9 * 13)
+    monkeypatch.setattr("scgeneformer._engine.statistics.pca.BLOCK_BYTES", 8 * 9 * 13)
     asked = []
 
     class Spy(Dask):

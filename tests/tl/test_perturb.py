@@ -379,14 +379,14 @@ def test_genes_that_are_not_in_the_cell_are_matched_with_others_that_are_not(ada
 @pytest.mark.parametrize("tokens_per_batch", [1, 50, 100_000])
 def test_the_numbers_do_not_depend_on_the_batches_nor_on_blocks(adata, model, tokens_per_batch, monkeypatch):
     one = gf.tl.perturb(adata, model=model, effects=False, copy=True).layers["geneformer_delete"]
-    monkeypatch.setattr("scgeneformer._engine.perturbations.TOKENS_PER_BLOCK", 100)
+    monkeypatch.setattr("scgeneformer._engine.perturbation.perturbed_cells.TOKENS_PER_BLOCK", 100)
     other = gf.tl.perturb(adata, model=model, tokens_per_batch=tokens_per_batch, copy=True).layers["geneformer_delete"]
     np.testing.assert_array_equal(one.indices, other.indices)
     np.testing.assert_allclose(one.data, other.data, atol=1e-6)
 
 
 def test_several_devices_give_the_numbers_of_one(adata, model, monkeypatch):
-    monkeypatch.setattr("scgeneformer._engine.perturbations.TOKENS_PER_BLOCK", 100)
+    monkeypatch.setattr("scgeneformer._engine.perturbation.perturbed_cells.TOKENS_PER_BLOCK", 100)
     kwargs = {"model": model, "effects": True, "vectors": True, "copy": True}
     one = gf.tl.perturb(adata, GENES, **kwargs)
     two = gf.tl.perturb(adata, GENES, device=["cpu", "cpu"], **kwargs)
@@ -460,7 +460,7 @@ def test_use_raw_finds_genes_of_var_by_name(adata, toy):
 @pytest.mark.parametrize(("mode", "positions"), [("delete", "both"), ("overexpress", "shift")])
 def test_a_screen_that_leaves_no_gene_out_is_exact(adata, model, mode, positions, monkeypatch):
     """The estimate is carried by 32 genes, and no cell here has more."""
-    monkeypatch.setattr("scgeneformer._engine.screened.EXACT_BELOW", 0)
+    monkeypatch.setattr("scgeneformer._engine.perturbation.screened.EXACT_BELOW", 0)
     adata.obs["state"] = np.resize(["ill", "well"], adata.n_obs)
     wishes = {"mode": mode, "positions": positions, "model": model, "goal": dict(GOAL), "layer": [-2, -1], "copy": True}
     exact = gf.tl.perturb(adata, GENES, **wishes)
@@ -476,7 +476,7 @@ def test_a_screen_that_leaves_no_gene_out_is_exact(adata, model, mode, positions
 
 
 def test_a_screen_runs_those_exactly_that_lead_the_estimate(toy, monkeypatch):
-    monkeypatch.setattr("scgeneformer._engine.screened.EXACT_BELOW", 0)
+    monkeypatch.setattr("scgeneformer._engine.perturbation.screened.EXACT_BELOW", 0)
     adata = make_adata()
     gf.tl.perturb(adata, model=toy, method="screen", n_exact=3)
     for row in range(adata.n_obs):

@@ -10,17 +10,17 @@ import anndata as ad
 import numpy as np
 import pytest
 from anndata.tests.helpers import assert_equal
+from scgeneformer._engine.perturbation import scan as engine
 from toys import make_adata, make_model
 
 import scgeneformer as gf
-from scgeneformer._engine import scan as engine
 
 RUN = """
 import sys, time
 import anndata as ad
 import scgeneformer as gf
-from scgeneformer._adata import run_store
-from scgeneformer._engine import perturbations
+from scgeneformer._adata.disk import run_store
+from scgeneformer._engine.perturbation import perturbed_cells as perturbations
 
 gf.settings.progress = False
 perturbations.TOKENS_PER_BLOCK = 300
@@ -38,7 +38,7 @@ adata.write_h5ad(result)
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr("scgeneformer._engine.perturbations.TOKENS_PER_BLOCK", 300)
+    monkeypatch.setattr("scgeneformer._engine.perturbation.perturbed_cells.TOKENS_PER_BLOCK", 300)
 
 
 def count_blocks(monkeypatch):

@@ -1,0 +1,1 @@
+"""What lies on disk beside an AnnData in memory: its files, folders of tokens, and the parts of long runs."""

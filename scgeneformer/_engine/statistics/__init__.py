@@ -1,0 +1,1 @@
+"""Statistics of what was found: arrays alone, no model and no tensor."""
