@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from scgeneformer._engine.run import Consumer
     from scgeneformer._engine.tokens import Tokens
 
+ROWS_AT_ONCE = 10_000
+"""Rows of sums that are copied to the host together."""
+
 
 @dataclass(frozen=True, eq=False)
 class GeneSums:
@@ -56,17 +59,9 @@ class GeneSums:
         -------
         (n_genes, d) float32, NaN for genes that no cell contains.
         """
-        counts = self.n_cells.sum(axis=0) if group is None else self.n_cells[group]
-        rows = np.flatnonzero(counts)
-        found = np.full((len(counts), self.sums[layer].shape[2]), np.nan, dtype=np.float32)
-        mean = self._total(self.sums[layer], rows, group)
-        mean /= counts[rows, None]
-        if self.squares:
-            square = self._total(self.squares[layer], rows, group)
-            square /= counts[rows, None]
-            mean = np.maximum(square - mean**2, 0)
-        found[rows] = mean
-        return found
+        groups = np.arange(len(self.n_cells)) if group is None else np.array([group])
+        sums = self.sums[layer]
+        return _moments(sums, self.squares.get(layer, sums[:0]), self.n_cells, groups)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name."""
@@ -81,16 +76,6 @@ class GeneSums:
             return {int(k.removeprefix(name)): values for k, values in arrays.items() if k.startswith(name)}
 
         return cls(of("sums_L"), of("squares_L"), arrays["n_cells"])
-
-    def _total(self, sums: np.ndarray, rows: np.ndarray, group: int | None) -> np.ndarray:
-        """Sums of some genes, (n_rows, d) float64; pairs that do not occur are not even read."""
-        if group is not None:
-            return sums[group, rows]
-        total = np.zeros(sums.shape[1:])
-        for n_cells, values in zip(self.n_cells, sums, strict=True):
-            occur = np.flatnonzero(n_cells)
-            total[occur] += values[occur]
-        return total[rows]
 
 
 def gene_sums(
@@ -213,10 +198,13 @@ class GeneSummer:
     def finish(self) -> None:
         """Copy the sums to the host."""
 
-        def host(tensors: dict[int, torch.Tensor]) -> dict[int, np.ndarray]:
-            return {n: tensor.cpu().numpy().reshape(*self.shape, -1) for n, tensor in tensors.items()}
+        n_cells = self.n_cells.cpu().numpy()
+        occur = np.flatnonzero(n_cells)
 
-        self.result = GeneSums(host(self.sums), host(self.squares), self.n_cells.cpu().numpy().reshape(self.shape))
+        def host(tensors: dict[int, torch.Tensor]) -> dict[int, np.ndarray]:
+            return {n: _to_host(tensor, occur).reshape(*self.shape, -1) for n, tensor in tensors.items()}
+
+        self.result = GeneSums(host(self.sums), host(self.squares), n_cells.reshape(self.shape))
 
 
 def tokens_of_genes(
@@ -242,6 +230,34 @@ def _zeros(n_rows: int, width: int, device: torch.device) -> torch.Tensor:
             f"Sums of {n_rows:,} pairs of group and gene take {n_rows * width * 8 / 1e9:.1f} GB, more than is free on "
             f"{device}. Name the genes (genes=[...]), take fewer groups or layers, or device='cpu'."
         ) from error
+
+
+def _to_host(sums: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    """Sums on the host, (n_rows, d). Only `rows` are copied; the others are zeros, whose memory nobody touches."""
+    if sums.device.type == "cpu":
+        return sums.numpy()
+    host = np.zeros(sums.shape)
+    for some in np.array_split(rows, len(rows) // ROWS_AT_ONCE + 1):
+        host[some] = sums[to_device(some, sums.device)].cpu().numpy()
+    return host
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _moments(sums, squares, n_cells, groups):  # pragma: no cover  compiled
+    """Mean, or variance unless `squares` is empty, over the cells of some groups; pairs that do not occur are not read."""
+    found = np.full(sums.shape[1:], np.float32(np.nan), dtype=np.float32)
+    for gene in range(len(found)):
+        n, first, second = 0, np.zeros(found.shape[1]), np.zeros(found.shape[1])
+        for group in groups:
+            if n_cells[group, gene]:
+                n += n_cells[group, gene]
+                first += sums[group, gene]
+                if len(squares):
+                    second += squares[group, gene]
+        for j in range(found.shape[1] if n else 0):
+            mean = first[j] / n
+            found[gene, j] = max(second[j] / n - mean**2, 0) if len(squares) else mean
+    return found
 
 
 @nb.njit(cache=True, nogil=True)
