@@ -197,7 +197,6 @@ class GeneSummer:
 
     def finish(self) -> None:
         """Copy the sums to the host."""
-
         n_cells = self.n_cells.cpu().numpy()
         occur = np.flatnonzero(n_cells)
 
@@ -244,7 +243,7 @@ def _to_host(sums: torch.Tensor, rows: np.ndarray) -> np.ndarray:
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def _moments(sums, squares, n_cells, groups):  # pragma: no cover  compiled
-    """Mean, or variance unless `squares` is empty, over the cells of some groups; pairs that do not occur are not read."""
+    """Mean, or variance unless `squares` is empty, over some groups; pairs that do not occur are not read."""
     found = np.full(sums.shape[1:], np.float32(np.nan), dtype=np.float32)
     for gene in range(len(found)):
         n, first, second = 0, np.zeros(found.shape[1]), np.zeros(found.shape[1])
