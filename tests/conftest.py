@@ -29,23 +29,22 @@ def pytest_cmdline_main(config):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process
 
 
+gc.disable()  # until all is imported
+
+
+def pytest_collection_finish():
+    """What was imported stays: Trainer, which collects garbage often, need not look through it each time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def _quiet():
     before = sc.settings.verbosity, sc.settings.logfile  # which commands change
     with gf.settings.override(progress=False):
         yield
     sc.settings.verbosity, sc.settings.logfile = before
-
-
-@pytest.fixture(scope="module")
-def quick_trainer():
-    """Trainer collects garbage whenever it begins; it need not look through all that was imported."""
-    import transformers.trainer  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

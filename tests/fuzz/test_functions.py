@@ -51,12 +51,7 @@ QUIET = settings(
 )
 
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_trainer"),
-    pytest.mark.filterwarnings(
-        "ignore:(Observation|Variable) names are not unique:UserWarning"
-    ),  # of anndata, to views
-]
+pytestmark = pytest.mark.filterwarnings("ignore:(Observation|Variable) names are not unique:UserWarning")  # to views
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,6 @@ def test_requests_of_trainings_that_lie_are_refused(tmp_path, content):
     assert "out=..." in str(caught.value)
 
 
-@pytest.mark.usefixtures("quick_trainer")
 def test_checkpoints_of_a_training_run_nothing(tmp_path, toy, stop_after):
     """Trainer reads them with weights_only; a training that was stopped is taken up from its own folder only."""
 

@@ -17,8 +17,6 @@ from scgeneformer._engine.two_time_points import reads_two_times
 from scgeneformer._errors import DataError, MissingKeyError, ModelError
 from scgeneformer.models._head import load_head
 
-pytestmark = pytest.mark.usefixtures("quick_trainer")
-
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 NO_SAVES = {"save_strategy": "no"}
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}

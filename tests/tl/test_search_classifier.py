@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
 from toys import make_adata
@@ -14,15 +12,6 @@ from scgeneformer._errors import DataError, MissingExtraError
 
 pytest.importorskip("optuna")
 SPACE = {"learning_rate": (1e-3, 1e-1, "log"), "frozen_layers": [0, 2]}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _little_to_collect():
-    """Accelerate collects garbage three times a trial, which takes long where there are many objects."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from toys import Stop, clear_cells, make_adata, make_model
 import scgeneformer as gf
 from scgeneformer._errors import DataError, ModelError
 
-pytestmark = pytest.mark.usefixtures("quick_trainer")
-
 CLASSES = {"sensitive/yes": [f"G{i}" for i in range(6)], "insensitive": [f"G{i}" for i in range(6, 13)]}
 KEY = "geneformer_dosage_evaluation"
 SETTINGS = {"name": "dosage", "n_folds": 2, "learning_rate": 1e-2}

@@ -215,7 +215,7 @@ def test_memory_that_is_short_is_told(read, model, path, monkeypatch):
         gf.datasets.read_tokens(path, model)
 
 
-def test_a_classifier_learns_from_tokens(toy, tmp_path, quick_trainer):
+def test_a_classifier_learns_from_tokens(toy, tmp_path):
     adata = make_adata(60)
     adata.obs["state"] = np.where(adata.X[:, 5].toarray().ravel() > 0, "on", "off")
     gf.datasets.write_tokens(adata, tmp_path / "a.dataset", toy)

@@ -19,8 +19,6 @@ from scgeneformer._training.objectives import find_objective
 from scgeneformer._training.recipe import Recipe
 from scgeneformer._training.run import Run
 
-pytestmark = pytest.mark.usefixtures("quick_trainer")
-
 VOCABULARY = replace(make_vocabulary(special=True, input_size=44), encoding=gf.models.ValueBinned(9))
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
 
