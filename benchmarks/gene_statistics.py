@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
-from scgeneformer._engine.statistics.gene_stream import GeneStream
 
 from scgeneformer import models
+from scgeneformer._engine.statistics.gene_stream import GeneStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,10 +16,10 @@ import time
 import anndata as ad
 import numpy as np
 import scanpy as sc
-from scgeneformer._engine.statistics.pca import METHODS
 from sklearn.decomposition import PCA
 
 import scgeneformer as gf
+from scgeneformer._engine.statistics.pca import METHODS
 
 N_COMPS = 50
 

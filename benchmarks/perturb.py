@@ -20,14 +20,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from embed import SHAPES, cell_lengths, config, vocabulary
-from scgeneformer._engine.perturbation.perturbed_cells import Plan, cut_blocks
-from scgeneformer._engine.perturbation.scan import scan
-from scgeneformer._engine.perturbation.shifts import Asked
 from transformers import BertForMaskedLM, BertModel
 
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.embedding import embed_cells
 from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.perturbation.perturbed_cells import Plan, cut_blocks
+from scgeneformer._engine.perturbation.scan import scan
+from scgeneformer._engine.perturbation.shifts import Asked
 from scgeneformer._engine.pooling import pool_mean
 from scgeneformer._engine.tokens import Tokens
 from scgeneformer._engine.vocabulary import Vocabulary

@@ -24,10 +24,6 @@ from typing import NamedTuple
 import anndata as ad
 import numpy as np
 import torch
-from scgeneformer._engine.perturbation.perturbed_cells import Plan, cut_blocks
-from scgeneformer._engine.perturbation.scan import scan
-from scgeneformer._engine.perturbation.screen import screen_cell
-from scgeneformer._engine.perturbation.shifts import Asked
 from scipy.stats import spearmanr
 from screen_gradients import shift_by_projections, towards_goals
 
@@ -35,6 +31,10 @@ import scgeneformer as gf
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.embedding import embed_cells
+from scgeneformer._engine.perturbation.perturbed_cells import Plan, cut_blocks
+from scgeneformer._engine.perturbation.scan import scan
+from scgeneformer._engine.perturbation.screen import screen_cell
+from scgeneformer._engine.perturbation.shifts import Asked
 from scgeneformer._engine.pooling import pool_mean
 from scgeneformer._engine.tokens import Tokens, concatenate
 

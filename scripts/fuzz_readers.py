@@ -38,9 +38,9 @@ def main() -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401  not instrumented
 
     with atheris.instrument_imports(include=["scgeneformer", "json", "zipfile"], exclude=compiled()):
-        import scgeneformer._adata.disk.token_files
         from security.readers import READERS, damaged, seeds
 
+        import scgeneformer._adata.disk.token_files
         import scgeneformer.models._read  # noqa: F401
 
     corpus = chosen.corpus or Path(tempfile.mkdtemp())

@@ -12,11 +12,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 import scanpy as sc
-from scgeneformer._adata.disk import files
 from toys import make_counts
 from typer.testing import CliRunner
 
 import scgeneformer as gf
+from scgeneformer._adata.disk import files
 from scgeneformer._demo import neighbour_agreement, run
 from scgeneformer.cli import app
 

@@ -13,12 +13,12 @@ import pytest
 import scipy.sparse as sp
 from anndata.io import write_elem
 from anndata.tests.helpers import assert_equal
-from scgeneformer._adata.disk import convert, files
-from scgeneformer._adata.disk.files import edited, opened
 from toys import make_adata
 
 from scgeneformer import DataError
 from scgeneformer import _publish as publish
+from scgeneformer._adata.disk import convert, files
+from scgeneformer._adata.disk.files import edited, opened
 
 SUFFIXES = [".h5ad", ".zarr"]
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from anndata.tests.helpers import assert_equal
-from scgeneformer._adata.disk import files
 from test_memory import N_GENES, write_cells
 from toys import make_model
 from typer.testing import CliRunner
 
 import scgeneformer as gf
+from scgeneformer._adata.disk import files
 from scgeneformer.cli import app
 
 SERVER = """

@@ -4,9 +4,9 @@ import sys
 
 import numpy as np
 import pytest
-from scgeneformer._adata.disk.run_store import RunStore
 
 from scgeneformer import DataError
+from scgeneformer._adata.disk.run_store import RunStore
 
 PART = {"x": np.arange(6).reshape(3, 2), "none": np.empty((0, 4), np.float32), "y": np.array([np.nan, 1.0])}
 

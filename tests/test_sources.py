@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import zarr
-from scgeneformer._adata.disk.files import opened
 from toys import make_adata, make_model
 
 import scgeneformer as gf
 from scgeneformer._adata import tokens as tokens_module
+from scgeneformer._adata.disk.files import opened
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._errors import DataError
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata.tests.helpers import assert_equal
+
 from scgeneformer._adata.training.evaluation import TABLE, evaluation
 from scgeneformer._adata.training.evaluation_frame import read_comparison
-
 from scgeneformer._errors import DataError, MissingKeyError
 from scgeneformer._training.scores import score
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scgeneformer._adata.training.labels import find_labels
 
+from scgeneformer._adata.training.labels import find_labels
 from scgeneformer._errors import DataError, MissingKeyError
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scgeneformer._adata.training.labels import find_labels
-from scgeneformer._adata.training.split import find_split
 from toys import make_adata
 
+from scgeneformer._adata.training.labels import find_labels
+from scgeneformer._adata.training.split import find_split
 from scgeneformer._errors import DataError, MissingKeyError
 
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from toys import make_vocabulary
+
 from scgeneformer._adata.disk import token_files
 from scgeneformer._adata.disk.arrow_columns import to_arrow
 from scgeneformer._adata.disk.token_files import TokenFile
 from scgeneformer._adata.disk.token_writer import write_folder
-from toys import make_vocabulary
-
 from scgeneformer._engine.tokens import Tokens
 from scgeneformer._engine.two_time_points import reads_two_times
 from scgeneformer._errors import DataError, MissingExtraError, MissingKeyError

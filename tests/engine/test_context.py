@@ -2,8 +2,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scgeneformer._engine.statistics.gene_context import compare, contrasts, pooled_pvalues, pvalues, rotations
 from scipy.stats import false_discovery_control
+
+from scgeneformer._engine.statistics.gene_context import compare, contrasts, pooled_pvalues, pvalues, rotations
 
 D = 8
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from scgeneformer._engine.perturbation.edits import EDITS, ENTERED, Edit, perturb_cell, ranked
 
 MAX = 8

@@ -3,9 +3,9 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scgeneformer._engine.statistics.gene_statistics import GeneStatistics, merge_all
 from scgeneformer._engine.statistics.gene_stream import GeneStream
-
 from scgeneformer._errors import DataError
 
 MANY, TARGET = 10**6, 1e4

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from perturbed import make_ranks, noisy
+
 from scgeneformer._engine.statistics.null_perturbations import NULLS, compare_within_cells
 from scgeneformer._engine.statistics.rank_tests import signed_rank
 from scgeneformer._engine.statistics.shift_table import ShiftTable, distinct_columns

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scgeneformer._engine.statistics import pca
-from scgeneformer._engine.statistics.moments import moments
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 
+from scgeneformer._engine.statistics import pca
+from scgeneformer._engine.statistics.moments import moments
 from scgeneformer._errors import DataError
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from scgeneformer._engine.statistics.projection import project, smooth
 
 

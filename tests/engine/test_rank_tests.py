@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from scgeneformer._engine.statistics.rank_tests import RankSum, adjust, one_sample_t, signed_rank
 from scipy import stats
+
+from scgeneformer._engine.statistics.rank_tests import RankSum, adjust, one_sample_t, signed_rank
 
 
 @pytest.mark.parametrize("decimals", [8, 1, 0], ids=["no ties", "ties", "many ties"])

@@ -3,9 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scgeneformer._engine.perturbation.screen import screen_cell
-from scgeneformer._engine.perturbation.screen_measures import MEASURES
-from scgeneformer._engine.perturbation.screen_plan import draw_genes
 from scipy.stats import spearmanr
 from torch.nn.functional import normalize
 from toys import make_bert, make_vocabulary
@@ -14,6 +11,9 @@ import scgeneformer as gf
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._engine.encoder import hidden_states, use_packed_attention
 from scgeneformer._engine.packing import pack
+from scgeneformer._engine.perturbation.screen import screen_cell
+from scgeneformer._engine.perturbation.screen_measures import MEASURES
+from scgeneformer._engine.perturbation.screen_plan import draw_genes
 from scgeneformer._engine.tokens import Tokens, concatenate
 from scgeneformer._errors import DataError
 

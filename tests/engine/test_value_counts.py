@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scgeneformer._engine.statistics import value_counts
 from scgeneformer._engine.statistics.value_counts import MAX_ERROR, ValueCounts, rounded
 

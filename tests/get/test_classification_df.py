@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scgeneformer._adata.training.evaluation import with_method
 from toys import make_adata
 
 import scgeneformer as gf
+from scgeneformer._adata.training.evaluation import with_method
 from scgeneformer._training.scores import score
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata.tests.helpers import assert_equal
-from scgeneformer._adata.disk.files import opened
 from toys import make_adata
 
 import scgeneformer as gf
+from scgeneformer._adata.disk.files import opened
 from scgeneformer._errors import DataError, MissingKeyError
 
 

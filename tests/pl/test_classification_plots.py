@@ -5,10 +5,10 @@ import pytest
 from anndata.tests.helpers import assert_equal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scgeneformer._adata.training.evaluation import with_method
 from toys import make_adata
 
 import scgeneformer as gf
+from scgeneformer._adata.training.evaluation import with_method
 from scgeneformer._training.scores import score
 
 mpl.use("Agg")

@@ -5,10 +5,10 @@ import pytest
 from anndata.tests.helpers import assert_equal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scgeneformer._adata.gene_context_frame import context_frame
 from toys import make_adata, make_model
 
 import scgeneformer as gf
+from scgeneformer._adata.gene_context_frame import context_frame
 
 mpl.use("Agg")
 

@@ -99,8 +99,9 @@ def _load_with(folder: Path, names: tuple[str, ...], data: bytes) -> None:
 
 def tokens(data: bytes) -> None:
     """A folder of tokens whose Arrow file is another one."""
-    from scgeneformer._adata.disk.token_files import TokenFile
     from toys import make_vocabulary
+
+    from scgeneformer._adata.disk.token_files import TokenFile
 
     folder = FOLDER / "tokens"
     if not folder.is_dir():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from scgeneformer._adata.disk.run_store import RunStore
 from toys import Stop, make_adata
 
 import scgeneformer as gf
+from scgeneformer._adata.disk.run_store import RunStore
 from scgeneformer._errors import DataError
 from scgeneformer._training.unfinished import open_folder
 

@@ -7,10 +7,10 @@ import struct
 
 import numpy as np
 import pytest
-from scgeneformer._adata.disk.token_files import TokenFile
 from toys import make_adata, make_vocabulary
 
 import scgeneformer as gf
+from scgeneformer._adata.disk.token_files import TokenFile
 from scgeneformer._errors import DataError
 
 pa = pytest.importorskip("pyarrow")

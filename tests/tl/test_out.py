@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from anndata.tests.helpers import assert_equal
-from scgeneformer._adata.disk import parts
-from scgeneformer._adata.disk.run_store import RunStore
 from toys import Stop, clear_cells, make_adata, make_model
 
 import scgeneformer as gf
+from scgeneformer._adata.disk import parts
+from scgeneformer._adata.disk.run_store import RunStore
 
 CALLS = {
     "embed_cells": (gf.tl.embed_cells, {"layer": [0, -1], "groupby": "cell_type"}),

@@ -12,11 +12,11 @@ import scanpy as sc
 import scipy.sparse as sp
 import zarr
 from anndata.tests.helpers import assert_equal
-from scgeneformer._engine.statistics.pca import METHODS
 from sklearn.decomposition import PCA
 from toys import make_adata
 
 import scgeneformer as gf
+from scgeneformer._engine.statistics.pca import METHODS
 from scgeneformer._errors import DataError, MissingKeyError
 
 ROWS = np.random.default_rng(1).normal(size=(60, 9)).cumsum(axis=1).astype(np.float32)

@@ -10,10 +10,10 @@ import anndata as ad
 import numpy as np
 import pytest
 from anndata.tests.helpers import assert_equal
-from scgeneformer._engine.perturbation import scan as engine
 from toys import make_adata, make_model
 
 import scgeneformer as gf
+from scgeneformer._engine.perturbation import scan as engine
 
 RUN = """
 import sys, time

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 from anndata.tests.helpers import assert_equal
-from scgeneformer._adata.gene_context_frame import context_frame
 from toys import make_adata, make_bert, make_model
 
 import scgeneformer as gf
+from scgeneformer._adata.gene_context_frame import context_frame
 
 KEY = "rank_genes_context"
 COLUMNS = ["group", "names", "effect", "score", "pvals", "pvals_adj", "n_cells", "n_cells_reference", "n_replicates"]

@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata.tests.helpers import assert_equal
-from scgeneformer._adata.disk.token_files import TokenFile
 from toys import clear_cells, make_adata, make_model
 
 import scgeneformer as gf
+from scgeneformer._adata.disk.token_files import TokenFile
 from scgeneformer._engine.tokens import Tokens
 from scgeneformer._errors import DataError, MissingKeyError, OutOfMemoryError
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anndata as ad
 import numpy as np
 from anndata.io import read_elem, sparse_dataset, write_elem
-from scgeneformer._adata.disk.convert import convert
-from scgeneformer._publish import check_writable, published, told_if_full
 
+from scgeneformer._adata.disk.convert import convert
 from scgeneformer._adata.writer import SLOTS
 from scgeneformer._errors import DataError
+from scgeneformer._publish import check_writable, published, told_if_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+
 from scgeneformer._adata.disk.run_store import RunStore
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+
 from scgeneformer._publish import told_if_full
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scgeneformer._publish import beside, told_if_full
 
 from scgeneformer._errors import DataError
 from scgeneformer._foreign import parse_json
+from scgeneformer._publish import beside, told_if_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scgeneformer._adata.disk.arrow_columns import from_arrow, is_scalar
 
 from scgeneformer._adata.counts import ROWS_PER_BLOCK
+from scgeneformer._adata.disk.arrow_columns import from_arrow, is_scalar
 from scgeneformer._engine.sequences import as_sequences, check_sequences, genes_of, place_in_cell, ranking_of
 from scgeneformer._engine.tokens import Tokens, concatenate, offsets_of
 from scgeneformer._errors import DataError, MissingKeyError

@@ -13,13 +13,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scgeneformer._adata.disk.token_files import EXTRA, IDS, INFO, LENGTH, METADATA, STATE
-from scgeneformer._publish import published
 
+from scgeneformer._adata.disk.token_files import EXTRA, IDS, INFO, LENGTH, METADATA, STATE
 from scgeneformer._engine.sequences import ranking_of
 from scgeneformer._engine.tokens import Tokens
 from scgeneformer._errors import DataError
 from scgeneformer._optional import require
+from scgeneformer._publish import published
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scanpy import logging as logg
-from scgeneformer._adata.perturbation.target import in_terms_of_the_engine
-from scgeneformer._engine.perturbation.edits import EDITS, Edit
 
 from scgeneformer._adata.gene_choice import choose_genes
+from scgeneformer._adata.perturbation.target import in_terms_of_the_engine
+from scgeneformer._engine.perturbation.edits import EDITS, Edit
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:

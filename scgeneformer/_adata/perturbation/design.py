@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scanpy import logging as logg
-from scgeneformer._engine.statistics.perturbation_tests import TESTS, Asked
 
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._checks import as_names, check_whole
+from scgeneformer._engine.statistics.perturbation_tests import TESTS, Asked
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
+
     from scgeneformer._adata.perturbation.perturbed import Perturbed
     from scgeneformer._engine.statistics.shift_table import ShiftTable
 

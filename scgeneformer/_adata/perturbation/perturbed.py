@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 from scanpy import logging as logg
-from scgeneformer._engine.statistics.shift_table import ShiftTable, distinct_columns
 
 from scgeneformer._adata import keys
+from scgeneformer._engine.statistics.shift_table import ShiftTable, distinct_columns
 from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:

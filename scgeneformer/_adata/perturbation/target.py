@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer._engine.perturbation.edits import EDITS
-
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:

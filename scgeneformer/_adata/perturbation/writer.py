@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scanpy import logging as logg
-from scgeneformer._adata.perturbation.results import group_means
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.perturbation.results import group_means
 from scgeneformer._adata.writer import Results
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from scgeneformer._adata.groups import Groups
     from scgeneformer._adata.perturbation.choice import Choice
     from scgeneformer._adata.perturbation.goal import Goal
     from scgeneformer._adata.perturbation.results import Gathered
-
-    from scgeneformer._adata.groups import Groups
 
 
 class PerturbationWriter:

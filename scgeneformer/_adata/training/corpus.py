@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anndata as ad
 import numpy as np
 import pandas as pd
-from scgeneformer._adata.disk.token_files import OBS_NAMES, TokenFile
-from scgeneformer._adata.training.split import find_split
 
 from scgeneformer._adata import keys
+from scgeneformer._adata.disk.token_files import OBS_NAMES, TokenFile
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.kind import check_target
 from scgeneformer._adata.tokens import CellTokens, open_tokens
+from scgeneformer._adata.training.split import find_split
 from scgeneformer._adata.writer import Results, write
 from scgeneformer._checks import as_names
 from scgeneformer._errors import DataError, MissingKeyError
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
-    from scgeneformer._adata.training.split import Split
 
+    from scgeneformer._adata.training.split import Split
     from scgeneformer._engine.tokens import Tokens
     from scgeneformer._engine.vocabulary import Vocabulary
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
 from scgeneformer._adata.training.evaluation import with_method
 
 if TYPE_CHECKING:
     from scgeneformer._adata.training.gene_classes import GeneClasses
-
     from scgeneformer._training.gene_scores import GeneScores
 
 BY_GENE, IN_CELLS = "fine-tuned, genes", "fine-tuned, genes in cells"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scanpy import logging as logg
-from scgeneformer._adata.training.labels import Labels
 
 from scgeneformer._adata.frames import read_obs
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._adata.training.labels import Labels
 from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
 from scgeneformer._training import splits

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scanpy import logging as logg
-from scgeneformer._adata.training.evaluation import evaluation
 
 from scgeneformer._adata.frames import read_obs
+from scgeneformer._adata.training.evaluation import evaluation
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scgeneformer._engine.perturbation.edits import EDITS, NO_VALUES, Edit, Edited, perturb_cell, ranked
 
 from scgeneformer._engine.masks import mix
+from scgeneformer._engine.perturbation.edits import EDITS, NO_VALUES, Edit, Edited, perturb_cell, ranked
 from scgeneformer._engine.tokens import Tokens, offsets_of
 
 if TYPE_CHECKING:

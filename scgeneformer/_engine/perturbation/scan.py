@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 from scgeneformer._engine.perturbation.collect import Collector
 from scgeneformer._engine.perturbation.perturbed_cells import PerturbedCells
 from scgeneformer._engine.perturbation.shifts import Shifts
-
 from scgeneformer._engine.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import numpy as np
-    from scgeneformer._engine.perturbation.perturbed_cells import Block, Plan
-    from scgeneformer._engine.perturbation.shifts import Asked
     from transformers import BertModel
 
+    from scgeneformer._engine.perturbation.perturbed_cells import Block, Plan
+    from scgeneformer._engine.perturbation.shifts import Asked
     from scgeneformer._engine.run import Consumer
     from scgeneformer._engine.vocabulary import Vocabulary
 

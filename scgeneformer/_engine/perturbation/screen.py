@@ -24,19 +24,20 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize, scaled_dot_product_attention
+
 from scgeneformer._engine.perturbation.screen_measures import MEASURES
 from scgeneformer._engine.perturbation.screen_plan import make_plan
 from scgeneformer._engine.perturbation.screen_reference import KnownAttention, with_one
-from torch.nn.functional import normalize, scaled_dot_product_attention
-
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from transformers import BertLayer, BertModel
+
     from scgeneformer._engine.perturbation.screen_measures import Measure
     from scgeneformer._engine.perturbation.screen_plan import CellPlan, Checks
-    from transformers import BertLayer, BertModel
 
 N_CARRIED, N_PILOTS, N_CHECKS = 32, 4, 16
 AT_ONCE = 64  # perturbations in one pass, so that what they need stays in a processor's cache

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from scgeneformer._engine.perturbation.screen_reference import IntervalSums
 from torch.nn.functional import normalize
+
+from scgeneformer._engine.perturbation.screen_reference import IntervalSums
 
 if TYPE_CHECKING:
     from collections.abc import Callable

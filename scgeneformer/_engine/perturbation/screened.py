@@ -7,21 +7,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scgeneformer._engine.perturbation.perturbed_cells import Block, Part
-from scgeneformer._engine.perturbation.scan import scan
-from scgeneformer._engine.perturbation.screen import screen_cell
 from torch.nn.functional import normalize
 
 from scgeneformer._engine.packing import to_device
+from scgeneformer._engine.perturbation.perturbed_cells import Block, Part
+from scgeneformer._engine.perturbation.scan import scan
+from scgeneformer._engine.perturbation.screen import screen_cell
 from scgeneformer._engine.run import share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from scgeneformer._engine.perturbation.perturbed_cells import Plan
-    from scgeneformer._engine.perturbation.shifts import Asked
     from transformers import BertModel
 
+    from scgeneformer._engine.perturbation.perturbed_cells import Plan
+    from scgeneformer._engine.perturbation.shifts import Asked
     from scgeneformer._engine.vocabulary import Vocabulary
 
 EXACT_BELOW = 128  # genes of a cell for which the scan costs no more than the estimate

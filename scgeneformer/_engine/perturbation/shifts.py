@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scgeneformer._engine.perturbation.perturbed_cells import UNPERTURBED
 from torch.nn.functional import normalize
 
 from scgeneformer._engine.packing import to_device
+from scgeneformer._engine.perturbation.perturbed_cells import UNPERTURBED
 from scgeneformer._engine.pooling import POOLINGS
 from scgeneformer._engine.to_host import ToHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scgeneformer._engine.perturbation.perturbed_cells import Job, PerturbedCells
-
     from scgeneformer._engine.forward import Batch
+    from scgeneformer._engine.perturbation.perturbed_cells import Job, PerturbedCells
 
 MEASURES = {"genes": "mean", "mean": "mean", "cls": "cls"}  # measure -> pooling of the cell where one is needed
 

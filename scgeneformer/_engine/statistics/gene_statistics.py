@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scanpy import logging as logg
+
 from scgeneformer._engine.statistics.gene_stream import GeneStream, merge_moments
 from scgeneformer._engine.statistics.value_counts import ValueCounts
-
 from scgeneformer._errors import DataError
 from scgeneformer._foreign import stored_members
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 import scipy.sparse as sp
+
 from scgeneformer._engine.statistics.value_counts import ValueCounts
 
 

@@ -12,8 +12,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scgeneformer._engine.statistics.moments import moments
 
+from scgeneformer._engine.statistics.moments import moments
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import spearmanr
+
 from scgeneformer._engine.statistics.mixture import mixture
 from scgeneformer._engine.statistics.null_perturbations import NULLS, compare_within_cells
 from scgeneformer._engine.statistics.rank_tests import RankSum, adjust, one_sample_t, signed_rank
 from scgeneformer._engine.statistics.shift_table import group_means
-from scipy.stats import spearmanr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
