@@ -1,6 +1,6 @@
 """Fine-tuning: cells per second of packed batches beside the reference's way, padded to the longest cell of the batch.
 
-    python benchmarks/train.py [--shape V1-10M] [--cells 48] [--lengths uniform|FILE.h5ad] [--batch 12] [--frozen 0]
+    python benchmarks/train.py [--shape V1-10M] [--cells 48] [--lengths uniform|FILE.h5ad] [--dtype float32|bfloat16]
 
 Whole training steps (forward, loss, backward, AdamW) of a classifier of cells, the same model shape, random weights and
 batch size, in turn in one process; rates are medians over `--rounds` rounds, ratios medians of ratios within a round:
@@ -47,6 +47,11 @@ def grouped_batches(lengths: np.ndarray, batch: int, rng: np.random.Generator) -
     yield from (order[start : start + batch] for start in range(0, len(order), batch))
 
 
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """Mixed precision, as Trainer runs it, unless `dtype` is float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype != "float32")
+
+
 def ours(network: Network, optimizer: torch.optim.Optimizer, cells: TokenDataset, chosen: np.ndarray) -> None:
     batch = {name: part.to(network.bert.device) if torch.is_tensor(part) else part
              for name, part in collate([cells[i] for i in chosen]).items()}  # fmt: skip
@@ -75,6 +80,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.02)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
 
     device, rng = torch.device(options.device), np.random.default_rng(0)
@@ -109,12 +115,14 @@ def main() -> None:
     print(
         f"{options.shape}: {len(lengths)} cells of {lengths.min()} to {lengths.max()} tokens "
         f"(mean {lengths.mean():.0f}), batches of {options.batch}, dropout {options.dropout}, "
-        f"{options.frozen} blocks frozen, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        f"{options.frozen} blocks frozen, {options.dtype}, {device}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}",
         flush=True,
     )
     for number in range(options.rounds + 1):  # the first warms up
         for name, (step, batches) in steps_of.items():
-            rate = measure(step, batches(np.random.default_rng(number)), len(lengths), device)
+            with autocast(device, options.dtype):
+                rate = measure(step, batches(np.random.default_rng(number)), len(lengths), device)
             if number:
                 rates[name].append(rate)
     for name, values in rates.items():

@@ -6,6 +6,7 @@ import torch
 from toys import make_adata, make_bert, make_model, make_vocabulary
 
 import scgeneformer as gf
+from scgeneformer._engine import attention
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.embedding import embed_cells
 from scgeneformer._engine.encoder import hidden_states, use_packed_attention
@@ -59,6 +60,17 @@ def test_every_layer_of_packed_cells_is_that_of_the_stock_model_cell_by_cell(dty
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dropout_over_padded_cells_drops_the_share_that_was_asked_for(dtype):
+    packed = pack(Tokens.from_lists([range(n) for n in (256, 128)]), "cuda")
+    query, key, value = (torch.full((1, 4, 384, 32), x, device="cuda", dtype=getattr(torch, dtype)) for x in (0, 0, 1))
+    torch.manual_seed(0)
+    out = attention._padded(query, key, value, packed, 1.0, 0.25)[..., 0].float()  # share of equal weights kept
+    assert abs(out.mean().item() - 1) < 0.01
+    spread = torch.stack([out[0, :256].std(), out[0, 256:].std()]).cpu()
+    torch.testing.assert_close(spread, (0.25 / 0.75 / torch.tensor([256.0, 128.0])).sqrt(), rtol=0.1, atol=0)
+
+
 def test_nothing_waits_for_the_device_while_batches_are_queued():
     vocabulary = make_vocabulary(600, input_size=512)
     bert = use_packed_attention(make_bert(vocabulary, width=64)).to("cuda", torch.bfloat16)

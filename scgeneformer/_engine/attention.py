@@ -46,7 +46,7 @@ def packed_attention(
 def _variant(query: torch.Tensor, dropout: float):
     half = query.dtype in (torch.bfloat16, torch.float16)
     if dropout:
-        return _per_cell if query.is_cuda else _dropping
+        return _padded if query.is_cuda else _dropping
     if not half:
         return _per_cell
     if query.is_cuda and HAS_VARLEN and query.shape[-1] % 8 == 0:  # what flash attention is made for
@@ -97,6 +97,20 @@ def _varlen(query, key, value, packed, scaling, dropout):
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (total, n_heads, d_head)
     out = varlen_attn(q, k, v, packed.offsets, packed.offsets, longest, longest, scale=scaling)
     return cast("torch.Tensor", out)[None]
+
+
+def _padded(query, key, value, packed, scaling, dropout):
+    """One fused attention over all cells, padded to the longest: training on CUDA, which would wait for kernels.
+
+    Variable-length attention knows no dropout, and a kernel for each cell and block is more than the host can launch.
+    """
+    places, mask = packed.padding  # (total,) and (n_cells, 1, 1, longest)
+    n_cells, longest = len(mask), mask.shape[-1]
+    rows = torch.cat([x.squeeze(0).transpose(0, 1) for x in (query, key, value)], dim=1)  # (total, 3 n_heads, d_head)
+    padded = rows.new_zeros(n_cells * longest, *rows.shape[1:]).index_copy(0, places, rows)
+    q, k, v = padded.view(n_cells, longest, *rows.shape[1:]).transpose(1, 2).chunk(3, dim=1)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, places)[None]
 
 
 AttentionInterface.register(NAME, packed_attention)

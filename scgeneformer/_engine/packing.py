@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,19 @@ class Packed:
     def n_tokens(self) -> int:
         """Tokens in the batch."""
         return self.ids.shape[1]
+
+    @cached_property
+    def padding(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """How the cells lie side by side, padded to the longest.
+
+        Returns
+        -------
+        The row of each token among those of all cells, (total,) int64, and which places of a cell are no padding,
+        (n_cells, 1, 1, longest) bool; both on the device.
+        """
+        filled = np.arange(max(self.lengths)) < np.array(self.lengths)[:, None]
+        device = self.ids.device
+        return to_device(np.flatnonzero(filled), device), to_device(filled[:, None, None], device)
 
 
 def pack(tokens: Tokens, device: torch.device | str = "cpu") -> Packed:

@@ -151,3 +151,14 @@ def test_a_pooling_that_cannot_be_is_refused():
 def test_bfloat16_is_attended_by_the_fused_kernel_where_the_processor_has_amx(monkeypatch, amx, dtype, chosen):
     monkeypatch.setattr(attention, "HAS_AMX", amx)
     assert attention._variant(torch.zeros(1, 1, 1, 8, dtype=dtype), 0.0) is getattr(attention, chosen)
+
+
+def test_attention_of_padded_cells_and_its_gradients_are_those_of_each_cell():
+    generator, packed = torch.Generator().manual_seed(0), pack(Tokens.from_lists([range(n) for n in (5, 1, 9, 3)]))
+    query, key, value = (torch.randn(1, 18, 3, 8, generator=generator, requires_grad=True) for _ in range(3))
+    results = []
+    for variant in (attention._per_cell, attention._padded):
+        out = variant(*(x.transpose(1, 2) for x in (query, key, value)), packed, 0.3, 0.0)
+        results.append([out, *torch.autograd.grad(out.square().sum(), (query, key, value))])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
