@@ -71,13 +71,12 @@ def classify_tokens(
     wanted: np.ndarray,
     starts: np.ndarray,
     tokens_per_batch: int,
-    advance: Callable[[int], object] = lambda n: None,
 ) -> np.ndarray:
     """Logits of some genes in every cell that contains them.
 
     Parameters
     ----------
-    blocks, berts, tokens_per_batch, advance
+    blocks, berts, tokens_per_batch
         As in :func:`run.run`.
     head
         The head; read on the device of each encoder.
@@ -95,7 +94,7 @@ def classify_tokens(
     consumers: list[list[Consumer]] = [
         [TokenLogits(logits, head_on(head, bert), layer, wanted, starts)] for bert in berts
     ]
-    run(blocks, berts, [layer], tokens_per_batch, consumers, advance)
+    run(blocks, berts, [layer], tokens_per_batch, consumers)
     return logits
 
 

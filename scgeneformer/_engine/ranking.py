@@ -20,7 +20,7 @@ import numba as nb
 import numpy as np
 
 from scgeneformer._engine.parallel import parallel
-from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._engine.tokens import Tokens, around_genes
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -77,19 +77,11 @@ def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: V
     """
     medians = np.where(gene_tokens >= 0, vocabulary.median_of_token[gene_tokens], np.nan)
     n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
-    lead, trail = vocabulary.n_lead, vocabulary.n_trail
     kept = np.minimum(n_genes, vocabulary.max_genes)
-    offsets = offsets_of(np.where(kept > 0, kept + lead + trail, 0))
-    ids = np.empty(offsets[-1], dtype=np.int32)
-    filled = kept > 0
-    if lead:
-        ids[offsets[:-1][filled]] = vocabulary.cls_token
-    if trail:
-        ids[offsets[1:][filled] - 1] = vocabulary.eos_token
-    _rank_rows(
-        counts.data, counts.indices, counts.indptr, gene_tokens, medians, offsets[:-1] + lead, kept, n_genes, ids
-    )
-    return Tokens(ids, offsets), n_genes
+    tokens = around_genes(kept, vocabulary)
+    starts = tokens.offsets[:-1] + vocabulary.n_lead
+    _rank_rows(counts.data, counts.indices, counts.indptr, gene_tokens, medians, starts, kept, n_genes, tokens.ids)
+    return tokens, n_genes
 
 
 @parallel

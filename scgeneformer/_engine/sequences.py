@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numba as nb
 import numpy as np
 
-from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._engine.tokens import Tokens, around_genes, offsets_of
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -41,20 +41,13 @@ def as_sequences(genes: Tokens, vocabulary: Vocabulary) -> Tokens:
     vocabulary
         Gives the special tokens around them. Cells without a gene stay empty.
     """
-    lead, trail = vocabulary.n_lead, vocabulary.n_trail
     n_genes = genes.lengths
-    kept = np.minimum(n_genes, vocabulary.max_genes)
-    offsets = offsets_of(np.where(kept > 0, kept + lead + trail, 0))
+    tokens = around_genes(np.minimum(n_genes, vocabulary.max_genes), vocabulary)
     rank = np.arange(len(genes.ids)) - np.repeat(genes.offsets[:-1], n_genes)
     stays = rank < vocabulary.max_genes
-    ids = np.empty(offsets[-1], dtype=np.int32)
-    ids[(rank + np.repeat(offsets[:-1] + lead, n_genes))[stays]] = genes.ids[stays]
-    filled = kept > 0
-    if lead:
-        ids[offsets[:-1][filled]] = vocabulary.cls_token
-    if trail:
-        ids[offsets[1:][filled] - 1] = vocabulary.eos_token
-    return Tokens(ids, offsets)
+    places = rank + np.repeat(tokens.offsets[:-1] + vocabulary.n_lead, n_genes)
+    tokens.ids[places[stays]] = genes.ids[stays]
+    return tokens
 
 
 def check_sequences(tokens: Tokens, vocabulary: Vocabulary, cells: np.ndarray) -> np.ndarray:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    from scgeneformer._engine.vocabulary import Vocabulary
 
 LAST = -2  # slot of a token behind which no token of the cell has a slot
 
@@ -71,24 +73,24 @@ class Tokens:
             slots[n_ends[1:] > np.repeat(n_ends[self.offsets[:-1]], self.lengths)] = -1
         return slots
 
-    def to_padded(self, width: int, pad: int = 0, dtype: type = np.uint16) -> np.ndarray:
-        """Return the ids as a (n_cells, width) matrix, filled with `pad` behind each cell."""
-        return self._padded(self.ids, width, pad, dtype)
+    def to_padded(self, width: int, dtype: type = np.uint16) -> np.ndarray:
+        """Return the ids as a (n_cells, width) matrix, filled with 0 behind each cell."""
+        return self._padded(self.ids, width, dtype)
 
     def positions_to_padded(self, width: int, dtype: type | np.dtype = np.uint8) -> np.ndarray:
-        """Return the positions, which must be there, likewise, filled with 0."""
+        """Return the positions, which must be there, likewise."""
         assert self.positions is not None
-        return self._padded(self.positions, width, 0, dtype)
+        return self._padded(self.positions, width, dtype)
 
-    def _padded(self, values: np.ndarray, width: int, pad: int, dtype: type | np.dtype) -> np.ndarray:
-        padded: np.ndarray = np.full((len(self), width), pad, dtype=dtype)
+    def _padded(self, values: np.ndarray, width: int, dtype: type | np.dtype) -> np.ndarray:
+        padded: np.ndarray = np.zeros((len(self), width), dtype=dtype)
         padded[np.arange(width) < self.lengths[:, None]] = values
         return padded
 
     @classmethod
-    def from_padded(cls, padded: np.ndarray, pad: int = 0, positions: np.ndarray | None = None) -> Tokens:
+    def from_padded(cls, padded: np.ndarray, positions: np.ndarray | None = None) -> Tokens:
         """Undo :meth:`to_padded` and, where a matrix of positions is given, :meth:`positions_to_padded`."""
-        kept = padded != pad
+        kept = padded != 0
         offsets = offsets_of(kept.sum(axis=1))
         return cls(padded[kept].astype(np.int32), offsets, None if positions is None else positions[kept])
 
@@ -105,6 +107,36 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def around_genes(n_genes: np.ndarray, vocabulary: Vocabulary) -> Tokens:
+    """Sequences that hold the special tokens around `n_genes` genes of each cell, which are still to be put in.
+
+    What a cell has of a context is unknown (``<mask>``) as yet. Cells without a gene are empty.
+    """
+    lead, trail, filled = vocabulary.n_lead, vocabulary.n_trail, n_genes > 0
+    offsets = offsets_of(np.where(filled, n_genes + lead + trail, 0))
+    starts, ends = offsets[:-1][filled], offsets[1:][filled]
+    ids = np.empty(offsets[-1], dtype=np.int32)
+    if vocabulary.cls_token is not None:
+        ids[starts] = vocabulary.cls_token
+    for place in range(lead - len(vocabulary.encoding.context), lead):
+        ids[starts + place] = vocabulary.special["<mask>"]
+    if trail:
+        ids[ends - 1] = vocabulary.eos_token
+    return Tokens(ids, offsets)
+
+
+def only_cells(blocks: Iterable[tuple[int, Tokens]], cells: np.ndarray) -> Iterator[tuple[int, Tokens]]:
+    """Yield the same blocks, in which cells that were not chosen, (n_obs,) bool, have no tokens and so are not run."""
+    for first, tokens in blocks:
+        chosen = cells[first : first + len(tokens)]
+        if not chosen.all():
+            lengths = tokens.lengths
+            kept = np.repeat(chosen, lengths)
+            positions = None if tokens.positions is None else tokens.positions[kept]
+            tokens = Tokens(tokens.ids[kept], offsets_of(lengths * chosen), positions)
+        yield first, tokens
 
 
 def concatenate(parts: list[Tokens], dtype: type = np.int32) -> Tokens:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from scgeneformer._engine.ranking import RankValue, rank_value_encode
-from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._engine.tokens import Tokens, around_genes
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -64,16 +64,13 @@ def join(now: Tokens, before: Tokens, vocabulary: Vocabulary) -> Tokens:
     """Sequences of both time points from the genes of each; a cell that has genes at neither is empty."""
     lengths = now.lengths + before.lengths
     filled = lengths > 0
-    offsets = offsets_of(np.where(filled, lengths + vocabulary.n_special, 0))
-    starts, seps = offsets[:-1], offsets[:-1] + 1 + now.lengths
-    ids = np.empty(offsets[-1], dtype=np.int32)
-    ids[starts[filled]] = vocabulary.special["<cls>"]
-    ids[_places(now, starts + 1)] = now.ids
-    ids[seps[filled]] = vocabulary.special["<sep>"]
-    ids[_places(before, seps + 1)] = before.ids
-    if vocabulary.n_trail:
-        ids[offsets[1:][filled] - 1] = vocabulary.eos_token
-    return Tokens(ids, offsets)
+    tokens = around_genes(lengths + filled, vocabulary)  # one more for <sep>
+    starts = tokens.offsets[:-1] + vocabulary.n_lead
+    seps = starts + now.lengths
+    tokens.ids[_places(now, starts)] = now.ids
+    tokens.ids[seps[filled]] = vocabulary.sep_token
+    tokens.ids[_places(before, seps + 1)] = before.ids
+    return tokens
 
 
 def reads_two_times(vocabulary: Vocabulary) -> Vocabulary:

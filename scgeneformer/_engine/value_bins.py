@@ -32,7 +32,7 @@ import numpy as np
 
 from scgeneformer._engine.parallel import parallel
 from scgeneformer._engine.ranking import CELLS_PER_TASK, count_known
-from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._engine.tokens import Tokens, around_genes
 from scgeneformer._errors import ModelError
 
 if TYPE_CHECKING:
@@ -127,22 +127,14 @@ class ValueBinned:
         known = np.sort(gene_tokens[gene_tokens >= 0])
         fit = np.minimum(len(known) if self.zeros else n_genes, vocabulary.max_genes)
         kept = np.where(n_genes > 0, fit, 0)
-        lead, trail = vocabulary.n_lead, vocabulary.n_trail
-        offsets = offsets_of(np.where(kept > 0, kept + lead + trail, 0))
-        ids = np.empty(offsets[-1], dtype=np.int32)
-        positions = np.full(offsets[-1], self.special_position, np.uint8 if self.n_positions <= 2**8 else np.uint16)
-        filled = kept > 0
-        if vocabulary.cls_token is not None:
-            ids[offsets[:-1][filled]] = vocabulary.cls_token
-        for place in range(lead - len(self.context), lead):
-            ids[offsets[:-1][filled] + place] = vocabulary.special["<mask>"]
-        if trail:
-            ids[offsets[1:][filled] - 1] = vocabulary.eos_token
+        tokens = around_genes(kept, vocabulary)
+        ids, starts = tokens.ids, tokens.offsets[:-1] + vocabulary.n_lead
+        positions = np.full(len(ids), self.special_position, np.uint8 if self.n_positions <= 2**8 else np.uint16)
         _bin_rows(
             *(counts.data, counts.indices, counts.indptr, gene_tokens, known, vocabulary.n_tokens),
-            *(n_genes, self.n_bins - 1, offsets[:-1] + lead, kept, ids, positions),
+            *(n_genes, self.n_bins - 1, starts, kept, ids, positions),
         )
-        return Tokens(ids, offsets, positions), n_genes
+        return Tokens(ids, tokens.offsets, positions), n_genes
 
 
 @parallel

@@ -10,6 +10,7 @@ from scanpy import logging as logg
 
 from scgeneformer._errors import DataError
 from scgeneformer._training.processes import is_first, wait_for_all
+from scgeneformer._training.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from scgeneformer._training.network import Network
     from scgeneformer._training.run import Run
     from scgeneformer._training.task import ClassTask
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,9 @@ class Outcome:
 def check_watched(run: Run, parts: np.ndarray) -> None:
     """Refuse early stopping where nothing tells when to stop."""
     if run.recipe.patience is not None and not (parts == VALIDATION).any():
-        raise DataError("patience= stops by the validation loss, and there are no validation cells: see fractions=.")
+        raise DataError(
+            "patience stops by the validation loss, and there are no validation cells. Give them a share: fractions=."
+        )
 
 
 def train_once(run: Run, cells: TokenDataset, parts: np.ndarray, checkpoints: Path) -> Outcome:

@@ -63,8 +63,8 @@ def group_means(
 
 
 def _sums_of(session: Session, pool: Pooling, n_groups: int, codes: np.ndarray) -> Sums:
-    from scgeneformer._engine.cell_choice import only_cells
     from scgeneformer._engine.embedding import sum_groups
+    from scgeneformer._engine.tokens import only_cells
 
     with session.running("embed") as (n_tokens, blocks, advance):
         passed = (session.berts, session.model.vocabulary, session.layers, pool, session.tokens_per_batch)

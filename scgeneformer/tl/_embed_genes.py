@@ -15,10 +15,10 @@ from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.sampling import sample_cells
 from scgeneformer._adata.var_tokens import Spread, tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
-from scgeneformer._checks import check_whole
+from scgeneformer._checks import check_choice, check_whole
 from scgeneformer._docs import shared_docs
-from scgeneformer._engine.cell_choice import only_cells
 from scgeneformer._engine.statistics.aggregate import AGGREGATES
+from scgeneformer._engine.tokens import only_cells
 from scgeneformer._errors import DataError, OutOfMemoryError
 from scgeneformer.tl._chunks import in_chunks, refuse_store
 from scgeneformer.tl._embed_genes_chunks import embed_chunks
@@ -214,15 +214,14 @@ def _check(
     max_memory_gb: float,
     out: str | Path | None,
 ) -> None:
-    if agg not in AGGREGATES:
-        raise DataError(f"agg={agg!r} does not exist; choose one of {', '.join(map(repr, AGGREGATES))}.")
+    check_choice(AGGREGATES, agg=agg)
     if per_cell and genes is None:
         raise DataError(
             "per_cell=True keeps n_obs × n_genes × d numbers, too many for all genes. Name those you need: genes=[...]."
         )
     if out is not None and (agg == "median" or per_cell):
         reason = "agg='median'" if agg == "median" else "per_cell=True"
-        raise DataError(f"out={str(out)!r} keeps sums over cells, and {reason} needs every cell. Leave out= away.")
+        raise DataError(f"out={str(out)!r} keeps sums over cells, and {reason} needs every cell. Leave it out.")
     check_whole(min_cells=min_cells, sample=1 if sample is None else sample)
     check_whole(0, random_state=random_state)
     if isinstance(max_memory_gb, str | bool | None) or not max_memory_gb >= 0:

@@ -65,9 +65,9 @@ def _sums_of(
     codes: np.ndarray,
     cells: np.ndarray,
 ) -> Sums:
-    from scgeneformer._engine.cell_choice import only_cells
     from scgeneformer._engine.gene_states import GeneStates
     from scgeneformer._engine.gene_sums import gene_sums
+    from scgeneformer._engine.tokens import only_cells
 
     shape = (len(cells), n_slots, session.model.width)
     states = {n: np.full(shape, np.nan, dtype=np.float32) for n in session.layers} if per_cell else None

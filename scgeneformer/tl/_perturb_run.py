@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,7 +69,9 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
     choice = chooser.choose(request.genes, request.mode, request.to)
     anchor = None if request.anchor is None else chooser.token_of(request.anchor)
     if request.anchor is not None and anchor is None:
-        raise DataError(f"anchor={request.anchor!r} is not in adata.var, or the model does not know it.")
+        raise DataError(
+            f"anchor={request.anchor!r} is not in adata.var, or the model does not know it. Name another gene."
+        )
     asked = _asked(session, request, choice, goal, cells)
     params = _params(session, request, goal, asked.measure)
     session, store = _store(out, session, request, params, goal, cells)
@@ -126,8 +127,8 @@ def _asked(session: Session, request: Request, choice: Choice, goal: Goal | None
 
 def _embed_states(session: Session, goal: Goal, pooling: Any) -> dict[int, np.ndarray]:
     """Mean embedding of the cells of each state, (n_states, d) by layer."""
-    from scgeneformer._engine.cell_choice import only_cells
     from scgeneformer._engine.embedding import embed_groups
+    from scgeneformer._engine.tokens import only_cells
 
     n_cells, n_states = int((goal.codes >= 0).sum()), len(goal.states)
     if in_chunks(session):
@@ -151,7 +152,9 @@ def _embed_states(session: Session, goal: Goal, pooling: Any) -> dict[int, np.nd
 
 def _no_empty(found: dict[int, np.ndarray], counts: np.ndarray, goal: Goal) -> dict[int, np.ndarray]:
     if empty := [state for state, n in zip(goal.states, counts, strict=True) if not n]:
-        raise DataError(f"No cell of the state {empty[0]!r} has a gene that the model knows.")
+        raise DataError(
+            f"No cell of the state {empty[0]!r} has a gene that the model knows. Look at them: gf.pp.check(adata)."
+        )
     return found
 
 
@@ -261,17 +264,13 @@ def _scan_cells(
 
 def _genes_of_cells(session: Session, plan: Plan) -> Iterator[tuple[int, Tokens, np.ndarray]]:
     """Genes of the cells without special tokens, and their values where the plan needs them."""
-    from scgeneformer._engine.tokens import Tokens, offsets_of
+    from scgeneformer._engine.sequences import genes_of
 
     if plan.whole_cells:
         yield from session.source.whole_blocks()
         return
-    vocabulary = session.model.vocabulary
-    lead, trail = vocabulary.n_lead, vocabulary.n_trail
     for first, tokens, _ in session.source.blocks():
-        parts = [tokens.ids[a + lead : max(a + lead, b - trail)] for a, b in pairwise(tokens.offsets.tolist())]
-        ids = np.concatenate([np.empty(0, np.int32), *parts])
-        yield first, Tokens(ids, offsets_of(np.array([len(part) for part in parts], dtype=np.int64))), np.empty(0)
+        yield first, genes_of(tokens, session.model.vocabulary), np.empty(0)
 
 
 def announce_scan(session: Session, plan: Plan, n_cells: int, request: Request) -> None:

@@ -13,6 +13,7 @@ from scgeneformer import models
 from scgeneformer._adata.training.corpus import Corpus, open_corpus
 from scgeneformer._errors import DataError
 from scgeneformer._training.recipe import OF_CLASSIFIERS, Recipe, check_use, find_recipe
+from scgeneformer._training.splits import PARTS, TRAIN
 from scgeneformer.tl._training import Beginning, find_place, limited, read_cells, save
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from scgeneformer._training.trained import Trained
     from scgeneformer.models import Model, ModelLike
 
-PARTS = ("train", "validation", "test")
-TRAIN, VALIDATION, TEST = range(3)
 DEFAULT_OUT = "geneformer_pretrained"
 
 
@@ -60,7 +59,7 @@ def choose_recipe(
 ) -> Recipe:
     """Recipe by name, from scratch without a model, and with one, unless it was asked for, from its weights."""
     if model is None and changes.get("init") == "pretrained":
-        raise DataError("init='pretrained' begins with the weights of a model. Name it: model=...")
+        raise DataError("init='pretrained' begins with the weights of a model. Name it: model='...'.")
     if model is None:
         changes = {**changes, "init": "random"}
     elif isinstance(recipe, str):
@@ -80,7 +79,7 @@ def find_start(
 
     if orthologs is not None and (vocabulary is None or recipe.init == "random"):
         raise DataError(
-            "orthologs= lead from the genes of a new vocabulary to those of a pretrained model: name both, vocabulary= "
+            "orthologs lead from the genes of a new vocabulary to those of a pretrained model. Name both, vocabulary= "
             "and model=."
         )
     if model is None:
@@ -149,7 +148,9 @@ def read_material(beginning: Beginning, corpus: Corpus, split: Split) -> Materia
     cells, part = joined(read), np.concatenate(numbers)
     found = [cells.part(part == number) for number in range(len(PARTS))]
     if not len(found[TRAIN]):
-        raise DataError("No training cell has a count of a gene of the vocabulary: are these the genes of the data?")
+        raise DataError(
+            "No training cell has a count of a gene of the vocabulary. Take one that has the genes of the data."
+        )
     return Material(found, facts)
 
 

@@ -187,8 +187,8 @@ def rank_genes_context(
 
 def _sums(session: Session, design: Design, tokens: np.ndarray) -> GeneSums:
     """Sums of the embeddings of the genes with these tokens over the cells of every unit, in one pass."""
-    from scgeneformer._engine.cell_choice import only_cells
     from scgeneformer._engine.gene_sums import gene_sums
+    from scgeneformer._engine.tokens import only_cells
 
     needed = design.unit_of_cell >= 0
     slot_of_token = session.model.vocabulary.slots(tokens)

@@ -23,12 +23,12 @@ from scgeneformer._errors import DataError, MissingKeyError
     ids=["text", "category", "ordered", "whole", "whole beside missing", "truth"],
 )
 def test_values_become_classes(adata, values, classes, codes):
-    cells = adata[:4].copy()
-    cells.obs["x"] = values
-    found = find_labels(cells, "x", min_cells=1)
+    cells = adata[:8].copy()
+    cells.obs["x"] = pd.Series(values).take([0, 1, 2, 3] * 2).array  # a class needs two cells
+    found = find_labels(cells, "x")
     assert found.classes == classes
-    assert found.codes.tolist() == codes
-    assert found.sizes.tolist() == [codes.count(0), codes.count(1)]
+    assert found.codes.tolist() == codes * 2
+    assert found.sizes.tolist() == [2 * codes.count(0), 2 * codes.count(1)]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from scgeneformer._engine.cell_choice import only_cells
 from scgeneformer._engine.packing import batches, pack
-from scgeneformer._engine.tokens import Tokens, concatenate
+from scgeneformer._engine.tokens import Tokens, concatenate, only_cells
 from scgeneformer._training.dataset import TokenDataset, collate, gather
 
 SEQUENCES = [[5, 6, 7], [], [8], [9, 10]]

@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scgeneformer._engine.statistics import value_counts
-from scgeneformer._engine.statistics.value_counts import MAX_ERROR, ValueCounts, rounded
+from scgeneformer._engine.statistics.value_counts import ValueCounts, rounded
+
+MAX_ERROR = 2.0**-9  # of a value that is rounded, relative: half the distance of two that differ
 
 MANY = 10**6
 

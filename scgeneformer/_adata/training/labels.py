@@ -10,12 +10,12 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scgeneformer._adata.frames import read_obs
-from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+MIN_CELLS = 2  # of a class: one to train on, and one to be judged by
 SUSPECT = {"", "nan", "none", "na", "n/a", "<na>"}  # text that often stands for a missing label
 
 
@@ -43,7 +43,7 @@ class Labels:
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.classes))
 
 
-def find_labels(adata: AnnData, label: str, *, min_cells: int = 2) -> Labels:
+def find_labels(adata: AnnData, label: str) -> Labels:
     """Read a column of `obs` as classes; cells without a label belong to none.
 
     Parameters
@@ -52,8 +52,6 @@ def find_labels(adata: AnnData, label: str, *, min_cells: int = 2) -> Labels:
         The data.
     label
         Column of `obs`: text, categories, whole numbers or truth values, which are made text.
-    min_cells
-        Cells that every class must have.
 
     Raises
     ------
@@ -63,7 +61,6 @@ def find_labels(adata: AnnData, label: str, *, min_cells: int = 2) -> Labels:
         If its values are no labels, all are missing, there is one class only, a class has too few cells, or two labels
         are the same once they are text.
     """
-    check_whole(min_cells=min_cells)
     column = read_obs(adata, [label], "label")[label]
     known = column.notna().to_numpy()
     if not known.any():
@@ -78,7 +75,7 @@ def find_labels(adata: AnnData, label: str, *, min_cells: int = 2) -> Labels:
     of_cell = np.full(adata.n_obs, -1, dtype=np.int64)
     of_cell[known] = place[codes]
     found = Labels(label, of_cell, [names[i] for i in order])
-    _check_classes(found, min_cells)
+    _check_classes(found)
     _say(found, adata.n_obs)
     return found
 
@@ -117,15 +114,15 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
 
 
-def _check_classes(labels: Labels, min_cells: int) -> None:
+def _check_classes(labels: Labels) -> None:
     where = f"adata.obs[{labels.column!r}]"
     if len(labels.classes) < 2:
         raise DataError(f"{where} has one class only, {labels.classes[0]!r}: there is nothing to tell apart.")
-    few = [(name, n) for name, n in zip(labels.classes, labels.sizes, strict=True) if n < min_cells]
+    few = [(name, n) for name, n in zip(labels.classes, labels.sizes, strict=True) if n < MIN_CELLS]
     if few:
         listed = ", ".join(f"{name!r} ({n})" for name, n in few)
         raise DataError(
-            f"Classes of {where} with fewer than {min_cells} cells: {listed}. Merge them with another class, or set "
+            f"Classes of {where} with fewer than {MIN_CELLS} cells: {listed}. Merge them with another class, or set "
             "their labels to missing (NaN), so that these cells take no part."
         )
 

@@ -1,1 +1,1 @@
-"""In-silico perturbation of cells: edits, perturbed copies, and how far they move; exactly, or estimated by a screen."""
+"""In-silico perturbation: edits of cells, perturbed copies, how far these move; exactly, or estimated by a screen."""

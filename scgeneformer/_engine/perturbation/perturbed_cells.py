@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from scgeneformer._engine.masks import mix
 from scgeneformer._engine.perturbation.edits import EDITS, NO_VALUES, Edit, Edited, perturb_cell, ranked
-from scgeneformer._engine.tokens import Tokens, offsets_of
+from scgeneformer._engine.tokens import Tokens, around_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -252,23 +253,16 @@ class PerturbedCells:
 
     def _tokens(self, jobs: list[Job]) -> Tokens:
         """The sequences laid end to end, special tokens included."""
-        vocabulary, hold = self.vocabulary, self.plan.hold
-        lead, trail = vocabulary.n_lead, vocabulary.n_trail
-        lengths = np.array([len(job.edited.ids) + lead + trail for job in jobs], dtype=np.int64)
-        offsets = offsets_of(lengths)
-        ids = np.empty(offsets[-1], dtype=np.int32)
-        positions = np.empty(offsets[-1], dtype=np.int64) if hold else None
-        if lead:
-            ids[offsets[:-1]] = vocabulary.cls_token
-        if trail:
-            ids[offsets[1:] - 1] = vocabulary.eos_token
-        for start, stop, job in zip(offsets[:-1].tolist(), offsets[1:].tolist(), jobs, strict=True):
-            ids[start + lead : stop - trail] = job.edited.ids
+        lead, trail = self.vocabulary.n_lead, self.vocabulary.n_trail
+        tokens = around_genes(np.array([len(job.edited.ids) for job in jobs], dtype=np.int64), self.vocabulary)
+        positions = np.empty(len(tokens.ids), dtype=np.int64) if self.plan.hold else None
+        for (start, stop), job in zip(pairwise(tokens.offsets.tolist()), jobs, strict=True):
+            tokens.ids[start + lead : stop - trail] = job.edited.ids
             if positions is not None:
                 positions[start : start + lead] = 0
                 positions[start + lead : stop - trail] = lead + job.edited.origin
                 positions[stop - trail : stop] = lead + job.edited.n_original
-        return Tokens(ids, offsets, positions)
+        return Tokens(tokens.ids, tokens.offsets, positions)
 
     def take(self, rows: np.ndarray) -> list[Job]:
         """What these rows are; can be asked for once."""

@@ -154,7 +154,7 @@ def make_plan(
     places, taken, targets = places[order], taken[order], targets[order]
     sample, stand_for = draw_genes(ids, n_carried, n_lead, n_trail, seed)
     edges = np.unique(np.linspace(n_lead, end, (1 if hold else n_pilots) + 1).round().astype(np.int64))
-    move = _held if hold else _mover(MODES[mode], n_lead, end)
+    move = _held if hold else _mover(MODES[mode], n_lead)
     everywhere = np.arange(n)
     cells = np.minimum([move(everywhere, edge) for edge in edges], input_size - 1)
     references, which = np.unique(np.vstack([everywhere, cells]), axis=0, return_inverse=True)
@@ -242,7 +242,7 @@ def _held(places: np.ndarray, perturbed: np.ndarray) -> np.ndarray:
     return np.broadcast_to(places, np.broadcast_shapes(np.shape(places), np.shape(perturbed)))
 
 
-def _mover(mode: Mode, n_lead: int, end: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _mover(mode: Mode, n_lead: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Function (places, perturbed place) -> positions of the other tokens."""
 
     def move(places: np.ndarray, perturbed: np.ndarray) -> np.ndarray:

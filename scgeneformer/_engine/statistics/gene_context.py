@@ -37,7 +37,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import block_diag, helmert
-from scipy.stats import false_discovery_control
+
+from scgeneformer._engine.statistics.rank_tests import adjust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ def compare(group: Side, reference: Side, *, min_cells: int = 1, n_rotations: in
     n_cells = [counts.sum(axis=0) for _, counts in (group, reference)]
     use = [counts >= max(1, min_cells) for _, counts in (group, reference)]
     n, m = (side.sum(axis=0) for side in use)
-    effect, score, pvals, adjusted = (np.full(len(n), np.nan) for _ in range(4))
+    effect, score, pvals = (np.full(len(n), np.nan) for _ in range(3))
     for a, b in sorted({(a, b) for a, b in zip(n.tolist(), m.tolist(), strict=True) if min(a, b) > 1}):
         genes = np.flatnonzero((n == a) & (m == b))
         products = partial(_products, group, reference, use, genes, a, b)
@@ -102,10 +103,7 @@ def compare(group: Side, reference: Side, *, min_cells: int = 1, n_rotations: in
         squares = np.array([observed[:, 0], observed[:, 1:a].mean(axis=1), observed[:, a:].mean(axis=1)])
         effect[genes], score[genes] = statistics(squares, a, b)
         pvals[genes] = pvalues(score[genes], _null(products, squares, a, b, n_rotations, seed))
-    tested = ~np.isnan(pvals)
-    if tested.any():
-        adjusted[tested] = false_discovery_control(pvals[tested], method="bh")
-    return Comparison(effect, score, pvals, adjusted, n_cells[0], n_cells[1], n)
+    return Comparison(effect, score, pvals, adjust(pvals), n_cells[0], n_cells[1], n)
 
 
 def statistics(squares: np.ndarray, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +156,7 @@ def pvalues(scores: np.ndarray, null: np.ndarray) -> np.ndarray:
         Of the same genes under rotations, (n_genes, n_rotations).
     """
     found = pooled_pvalues(scores, null)
-    unchanged = false_discovery_control(found, method="bh") >= FDR
+    unchanged = adjust(found) >= FDR
     return pooled_pvalues(scores, null[unchanged]) if unchanged.any() else found
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 BLOCK = 2**24  # numbers in the largest array
+WIDTH, LEAST = 0.6, 0.15  # of a cell's weight around it, in steps of the grid; of the weight at a point that is shown
 
 
 def project(
@@ -73,13 +74,11 @@ def _without_itself(near: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return near[~itself].reshape(len(rows), -1)
 
 
-def smooth(
-    positions: np.ndarray, arrows: np.ndarray, n_grid: int, width: float = 0.6, least: float = 0.15
-) -> tuple[np.ndarray, np.ndarray]:
+def smooth(positions: np.ndarray, arrows: np.ndarray, n_grid: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean arrows at the points of a grid over the map, where there are cells.
 
-    Cells weigh by a Gaussian of their distance, of standard deviation `width` steps of the grid. Points whose cells
-    together weigh less than `least` times those of the most crowded point (the 99th percentile) are left out.
+    Cells weigh by a Gaussian of their distance, of standard deviation `WIDTH` steps of the grid. Points whose cells
+    together weigh less than `LEAST` times those of the most crowded point (the 99th percentile) are left out.
 
     Parameters
     ----------
@@ -87,8 +86,6 @@ def smooth(
         Of the cells, (n, 2); cells with NaN have no part.
     n_grid
         Points of the grid along the longer side.
-    width, least
-        As above.
 
     Returns
     -------
@@ -106,8 +103,8 @@ def smooth(
     for start in range(0, len(positions), block := max(1, BLOCK // len(grid))):
         some = slice(start, start + block)
         square = ((grid[:, None] - positions[None, some]) ** 2).sum(axis=2)  # (points, cells)
-        weights = np.exp(-square / (2 * (width * step) ** 2))
+        weights = np.exp(-square / (2 * (WIDTH * step) ** 2))
         sums += weights @ arrows[some]
         mass += weights.sum(axis=1)
-    there = mass > least * np.percentile(mass, 99)
+    there = mass > LEAST * np.percentile(mass, 99)
     return grid[there], sums[there] / mass[there, None]

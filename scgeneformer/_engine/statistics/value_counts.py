@@ -20,7 +20,6 @@ import numpy as np
 
 SHIFT = np.uint64(32)  # of the gene
 CUT = 15  # of the 23 bits behind the point of a float32, these are cut; 8 and the one before the point stay
-MAX_ERROR = 2.0**-9  # of a value that is rounded, relative: half the distance of two that differ
 BYTES_PER_VALUE = 40  # key and count, twice while collections are merged, and what is gathered before
 GATHERED = 2**23  # keys that are sorted at once
 
