@@ -122,6 +122,13 @@ def test_layering(path):
         assert offending(names, *others, "scgeneformer.cli") == []
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "_engine" / "statistics").glob("*.py")), ids=name_of)
+def test_statistics_are_of_arrays_alone(path):
+    names = imports(ast.parse(path.read_text(encoding="utf-8")))
+    inside = {name for name in names if name.startswith("scgeneformer._engine.statistics.")}
+    assert offending(names - inside, "torch", "transformers", "scgeneformer._engine") == []
+
+
 @pytest.mark.parametrize("path", [p for p in MODULES if p.relative_to(PACKAGE).parts[0] in FACE], ids=name_of)
 def test_face_touches_no_tensor(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))

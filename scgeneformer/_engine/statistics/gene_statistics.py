@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,8 +18,10 @@ from scgeneformer._engine.statistics.gene_stream import GeneStream, merge_moment
 from scgeneformer._engine.statistics.value_counts import ValueCounts
 from scgeneformer._errors import DataError
 from scgeneformer._foreign import stored_members
+from scgeneformer._publish import published
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
 PER_GENE = ("gene_ids", "symbols", "n_cells", "n_detected", "mean", "squares")
@@ -172,7 +172,7 @@ class GeneStatistics:
         return frame.rename(columns={"symbols": "symbol"})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write them to a file (npz, no pickle in it), beside its place first; an existing one is replaced.
+        """Write them to a file (npz, no pickle in it), all of it or nothing; an existing one is replaced.
 
         Parameters
         ----------
@@ -184,13 +184,8 @@ class GeneStatistics:
         The path.
         """
         target = Path(path).expanduser()
-        fresh = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
-        try:
-            with open(fresh, "wb") as file:
-                np.savez(file, **self._arrays())
-            os.replace(fresh, target)
-        finally:
-            fresh.unlink(missing_ok=True)
+        with published(target) as fresh, open(fresh, "wb") as file:
+            np.savez(file, **self._arrays())
         return target
 
     @classmethod
