@@ -18,6 +18,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Other processes that tests start run the package that is tested here, whatever files are in the current folder.
 os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(gf.__file__).parents[1])}
+# Threads that wait sleep: where processes share processors, those that spin keep the others from working.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.hookimpl(tryfirst=True)
