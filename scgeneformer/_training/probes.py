@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer._training.folds import deal
 from scgeneformer._training.scores import score
-from scgeneformer._training.splits import deal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -138,8 +138,8 @@ def train_gene_classifier(
     >>> adata.uns["geneformer_gene_class_evaluation"]["table"].shape[0]
     2
     """
+    from scgeneformer._training.folds import MIN_GENES, gene_folds
     from scgeneformer._training.held_out import cross_validate, train_once
-    from scgeneformer._training.splits import MIN_GENES, gene_folds
     from scgeneformer._training.task import GeneTask
     from scgeneformer._training.unfinished import open_folder
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scgeneformer._errors import DataError
-from scgeneformer._training.splits import NONE, TEST, TRAIN, check_train, folds, gene_folds, split
+from scgeneformer._training.folds import folds, gene_folds
+from scgeneformer._training.splits import NONE, TEST, TRAIN, check_train, split
 
 FRACTIONS = (0.8, 0.1, 0.1)
 

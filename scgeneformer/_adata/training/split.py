@@ -15,7 +15,7 @@ from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.training.labels import Labels
 from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
-from scgeneformer._training import splits
+from scgeneformer._training import folds, splits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +122,7 @@ def find_split(
         parts[by_name] = (
             splits.split(codes[by_name], units, fractions, seed)
             if n_folds is None
-            else splits.folds(codes[by_name], units, n_folds, seed, names=names)
+            else folds.folds(codes[by_name], units, n_folds, seed, names=names)
         )
     if n_folds is None and labels is not None:
         _say_absent(parts, each)
@@ -148,7 +148,7 @@ def _check(parts: np.ndarray, codes: np.ndarray, names: list[str], n_folds: int 
     if n_folds is None:
         splits.check_train(codes, parts == splits.TRAIN, names)
     else:
-        splits.check_folds(codes, parts, n_folds, names)
+        folds.check_folds(codes, parts, n_folds, names)
 
 
 def _check_known(groups: Groups, codes: np.ndarray, asked: str) -> None:
