@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.disk.parts import States
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.gene_choice import choose_genes
 from scgeneformer._adata.genes import INDEX, GeneMap
@@ -18,20 +16,17 @@ from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_choice, check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.statistics.aggregate import AGGREGATES
-from scgeneformer._engine.tokens import only_cells
-from scgeneformer._errors import DataError, OutOfMemoryError
-from scgeneformer.tl._chunks import in_chunks, refuse_store
-from scgeneformer.tl._embed_genes_chunks import embed_chunks
+from scgeneformer._errors import DataError
+from scgeneformer.tl._embed_genes_run import room_for_cells, run
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
 
-    from scgeneformer._adata.disk.run_store import RunStore
     from scgeneformer._adata.groups import Groups
     from scgeneformer._engine.gene_median import GeneMedians
     from scgeneformer._engine.gene_sums import GeneSums
@@ -182,8 +177,8 @@ def embed_genes(
     start = logg.info(f"embedding genes with {session.model.name}")
     everyone = np.ones(adata.n_obs, dtype=bool), np.zeros(adata.n_obs, dtype=np.int64)
     cells = sample_cells(adata, sample, random_state, *everyone)
-    states = _room_for_cells(adata.n_obs, len(tokens), session) if per_cell else None
-    found, used = _run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb, out)
+    states = room_for_cells(adata.n_obs, len(tokens), session) if per_cell else None
+    found, used = run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb, out)
 
     spread = Spread(np.where(mapped.tokens >= 0, slot_of_token[mapped.tokens], -1), min_cells)
     params: dict[str, Any] = {"agg": agg, "min_cells": min_cells}
@@ -239,87 +234,6 @@ def _choose(session: Session, mapped: GeneMap, genes: Sequence[str] | None) -> t
     if genes is None:
         return [], np.unique(mapped.tokens[mapped.tokens >= 0])
     return choose_genes(in_memory(session.source.counts.adata.var), mapped, session.model.vocabulary, genes)
-
-
-def _room_for_cells(n_obs: int, n_genes: int, session: Session) -> dict[int, np.ndarray]:
-    shape = (n_obs, n_genes, session.model.width)
-    n_bytes = float(np.prod(shape)) * 4 * len(session.layers)
-    try:
-        return {n: np.full(shape, np.nan, dtype=np.float32) for n in session.layers}
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            f"Embeddings of {n_genes:,} genes in {n_obs:,} cells take {n_bytes / 1e9:.3g} GB, more than is free. Name "
-            "fewer genes (genes=[...]) or layers, or embed part of the cells at a time."
-        ) from error
-
-
-def _run(
-    session: Session,
-    groups: Groups | None,
-    slot_of_token: np.ndarray,
-    n_slots: int,
-    agg: str,
-    cells: np.ndarray,
-    states: dict[int, np.ndarray] | None,
-    max_memory_gb: float,
-    out: str | Path | None,
-) -> tuple[GeneSums | GeneMedians, np.ndarray]:
-    """One pass over the cells; the result for every group, cells without a label as one more; and the cells used."""
-    from scgeneformer._engine.gene_median import count_tokens, gene_medians
-    from scgeneformer._engine.gene_states import GeneStates
-    from scgeneformer._engine.gene_sums import gene_sums
-
-    codes = np.zeros(len(cells), dtype=np.int64) if groups is None else groups.codes
-    n_groups = 1 if groups is None else len(groups.names)
-    codes, n_groups = np.where(codes < 0, n_groups, codes), n_groups + int((codes < 0).any())
-    if agg != "median" and in_chunks(session):  # a median needs all values in one place
-        refuse_store(out)
-        return embed_chunks(session, codes, n_groups, slot_of_token, n_slots, agg == "var", cells, states)
-    session, store = _store(out, session, codes, slot_of_token, cells, agg)
-    beside = None if states is None else [GeneStates(states, slot_of_token) for _ in session.berts]
-    counts = None
-    if agg == "median":
-        counts = count_tokens(only_cells(session.source.counted()[1], cells), slot_of_token, n_slots)
-    with session.running("embed genes", int(cells.sum())) as (n_tokens, blocks, advance):
-        passed = (only_cells(blocks, cells), session.berts, session.layers, session.tokens_per_batch)
-        asked = (codes, n_groups, slot_of_token, n_slots)
-        found: GeneSums | GeneMedians
-        if store is not None:
-            found = _sum_and_store(store, passed, asked, agg == "var", advance)
-        elif counts is None:
-            found = gene_sums(*passed, *asked, squares=agg == "var", beside=beside, advance=advance)
-        else:
-            most = max_memory_gb * 1e9
-            found = gene_medians(*passed, *asked, n_of_slot=counts, max_bytes=most, beside=beside, advance=advance)
-    return found, cells & (n_tokens > 0)
-
-
-def _store(
-    out: str | Path | None, session: Session, codes: np.ndarray, slot_of_token: np.ndarray, cells: np.ndarray, agg: str
-) -> tuple[Session, RunStore | None]:
-    """The session with the batches of the run that made the store, and the store."""
-    arrays = {"groups": codes, "genes asked for": slot_of_token, "cells": cells}
-    asked = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
-    return session.kept_in(out, "embed_genes", session.params(layers=session.layers, agg=agg, **asked))
-
-
-def _sum_and_store(
-    store: RunStore,
-    passed: tuple[Any, ...],
-    asked: tuple[Any, ...],
-    squares: bool,
-    advance: Callable[[int], object],
-) -> GeneSums:
-    """Go on with the sums in the store, and store them now and then."""
-    from scgeneformer._engine.gene_sums import GeneSums, gene_sums
-
-    blocks, *others = passed
-    states = States(store, advance)
-    found = None if states.state is None else GeneSums.from_arrays(states.state)
-    for piece in states.pieces(blocks):
-        found = gene_sums(piece, *others, *asked, squares=squares, start=found, advance=advance)
-        states.save(found.to_arrays())
-    return gene_sums((), *others, *asked, squares=squares) if found is None else found
 
 
 def _of_all_cells(

@@ -294,8 +294,8 @@ def test_a_column_whose_key_is_taken_is_refused(adata, toy, column, more):
 def test_cells_beyond_memory_leave_the_data_alone(unchanged, toy, monkeypatch):
     from scgeneformer.tl import _embed_genes
 
-    room = _embed_genes._room_for_cells
-    monkeypatch.setattr(_embed_genes, "_room_for_cells", lambda n_obs, *rest: room(n_obs * 10**14, *rest))
+    room = _embed_genes.room_for_cells
+    monkeypatch.setattr(_embed_genes, "room_for_cells", lambda n_obs, *rest: room(n_obs * 10**14, *rest))
     with pytest.raises(OutOfMemoryError, match=r"7.68e\+07 GB, more than is free\. Name fewer genes"):
         gf.tl.embed_genes(unchanged, toy, genes="G1", per_cell=True)
 
