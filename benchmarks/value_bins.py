@@ -100,7 +100,7 @@ def main() -> None:
                 gf.tl.embed_cells(adata, trained, layer=-1, pooling=pooling, key_added=keys[-1])
     print("numpy", f"{speed_in_numpy(adata):,.0f} cells/s")
     if arguments.label in adata.obs:
-        gf.tl.probe(adata, arguments.label, embeddings=keys)
+        gf.tl.probe(adata, arguments.label, use_rep=keys)
         print(gf.get.classification_df(adata, arguments.label)[["balanced_accuracy", "macro_f1"]])
 
 

@@ -28,6 +28,14 @@ def check_positive(most: float = np.inf, /, **numbers: Any) -> None:
             raise DataError(f"{name}={value!r} must be a number above 0{limit}.")
 
 
+def check_choice(choices: Iterable[str], /, **values: Any) -> None:
+    """Refuse parameters, given by their names, that are none of the choices."""
+    known = list(choices)
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in known:
+            raise DataError(f"{name}={value!r} does not exist; choose one of {', '.join(map(repr, known))}.")
+
+
 def as_names(asked: Any) -> list[str]:
     """Names that a user asks for, one or several, as text: labels may be numbers."""
     one = isinstance(asked, str) or not isinstance(asked, Iterable)

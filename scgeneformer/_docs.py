@@ -1,4 +1,4 @@
-"""Descriptions of parameters that many functions share, written once."""
+"""Descriptions of parameters that several functions share, written once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable)
 
+_CELLS = """\
+adata
+    Cells × genes, with raw or log1p-normalised counts."""
 _MODEL = """\
 model
     Registry name (:func:`scgeneformer.models.available`), local directory, ``org/repo[/subfolder]`` on the hub or
     a loaded model; None takes ``scgeneformer.settings.model``."""
+_LAYER = """\
+layer
+    Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
+    A list is computed in one pass."""
+_SAMPLE = """\
+sample
+    Work on a random sample of at most so many cells, drawn by their names; None takes all."""
 _COUNTS = """\
 counts_layer
     Layer with the counts (raw, or log1p-normalised, which ranks alike); None takes ``adata.X``.
@@ -40,13 +50,63 @@ _OUT = """\
 out
     Folder (a zarr store) for finished parts of the run, on disk instead of in memory. Called again after an
     interruption, with the same arguments and data, the run goes on where it was."""
+_SPLIT = """\
+split
+    Column of ``adata.obs`` with "train", "validation" and "test" (see :func:`split_cells`).
+split_by
+    Columns such as "donor": all cells of one donor go to the same part.
+fractions
+    Shares of training, validation and test cells, where `split` does not give them."""
+_RECIPE = """\
+recipe
+    Settings by name (:func:`scgeneformer.models.recipes`), or a :class:`scgeneformer.models.Recipe`."""
+_TRAINING = """\
+device
+    "auto" (CUDA where there is one, else CPU) or a torch device. Several GPUs: one process each, by ``torchrun``.
+dtype
+    "auto" (CUDA: mixed precision in bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
+arguments
+    Arguments of `transformers.TrainingArguments` that take the place of ours, such as
+    ``{"report_to": "tensorboard", "save_steps": 500}``.
+overwrite
+    Whether `out` may be a model directory already.
+**settings
+    Settings of the recipe to change, such as ``learning_rate=1e-4, epochs=3, frozen_layers=4``: see
+    :class:`scgeneformer.models.Recipe`."""
+_JUDGED = """\
+adata
+    After :func:`scgeneformer.tl.train_classifier`, :func:`scgeneformer.tl.train_gene_classifier` or
+    :func:`scgeneformer.tl.probe`.
+label
+    What is told, or a key in `uns` such as "geneformer_cell_type_truth" of :func:`scgeneformer.tl.classify`."""
+_PERTURBATION = """\
+perturbation
+    Name of the perturbed gene or combination; None takes the only one there is.
+key
+    Key of the perturbation."""
+_AXES = """\
+ax
+    Draw here.
+show
+    Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
+return_fig
+    Return the figure."""
 _SHARED = {
+    "{cells}": _CELLS,
     "{model}": _MODEL,
+    "{layer}": _LAYER,
+    "{sample}": _SAMPLE,
     "{counts}": _COUNTS,
     "{previous}": _PREVIOUS,
     "{device}": _DEVICE,
     "{out}": _OUT,
     "{copy}": _COPY,
+    "{split}": _SPLIT,
+    "{recipe}": _RECIPE,
+    "{training}": _TRAINING,
+    "{judged}": _JUDGED,
+    "{perturbation}": _PERTURBATION,
+    "{axes}": _AXES,
 }
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class GeneformerError(Exception):
     """Base of all errors raised by scgeneformer."""
@@ -17,6 +22,13 @@ class MissingKeyError(DataError, KeyError):
     def __str__(self) -> str:
         """Show the message as it is; `KeyError` would show its repr."""
         return str(self.args[0])
+
+
+def missing_key(slot: str, key: Any, present: Iterable[Any], remedy: str = "") -> MissingKeyError:
+    """The error that ``adata.<slot>`` has no such key; it names those that are there."""
+    kind = {"layers": "layers", "obs": "columns", "var": "columns"}.get(slot, "keys")
+    there = ", ".join(map(repr, present)) or "none"
+    return MissingKeyError(f"adata.{slot}[{key!r}] does not exist; the {kind} are: {there}. {remedy}".rstrip())
 
 
 class ModelError(GeneformerError, ValueError):

@@ -12,8 +12,8 @@ from scgeneformer._cli.check import check
 from scgeneformer._cli.classify import classify
 from scgeneformer._cli.demo import demo
 from scgeneformer._cli.embed import embed
+from scgeneformer._cli.embed_genes import embed_genes
 from scgeneformer._cli.errors import Commands
-from scgeneformer._cli.genes import genes
 from scgeneformer._cli.models import download, models
 from scgeneformer._cli.perturb import perturb
 from scgeneformer._cli.pretrain import pretrain
@@ -21,7 +21,7 @@ from scgeneformer._cli.tokenize import tokenize
 from scgeneformer._cli.train import train
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, models, download, check, tokenize, embed, genes, perturb, pretrain, train, classify):
+for command in (demo, models, download, check, tokenize, embed, embed_genes, perturb, pretrain, train, classify):
     app.command()(command)
 
 

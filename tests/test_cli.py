@@ -276,9 +276,9 @@ def test_demo(tmp_path):
 @pytest.mark.parametrize("agg", ["mean", "median"])
 def test_genes_writes_what_embed_genes_gives(path, cells, agg, tmp_path):
     suffix = ".zarr" if agg == "mean" else ".h5ad"
-    out, named = tmp_path / f"out{suffix}", ["--gene", cells.var_names[0], "-g", cells.var_names[2]]
+    out, named = tmp_path / f"out{suffix}", ["--genes", cells.var_names[0], "-g", cells.var_names[2]]
     words = ["--layer", "-1,0", "--groupby", "donor", "--agg", agg, "--min-cells", 2, "--sample", 10]
-    result = call("genes", path, "-m", "mini", *named, *words, "--out", out)
+    result = call("embed-genes", path, "-m", "mini", *named, *words, "--out", out)
     assert result.exit_code == 0, result.output
     assert str(out) in result.stdout
     asked = {"layer": [-1, 0], "groupby": "donor", "agg": agg, "min_cells": 2, "sample": 10}
@@ -292,7 +292,7 @@ def test_genes_writes_what_embed_genes_gives(path, cells, agg, tmp_path):
 
 def test_medians_cannot_be_resumed(path, tmp_path):
     out = tmp_path / "out.h5ad"
-    words = ("genes", path, "-m", "mini", "--agg", "median", "--resume", "--out", out)
+    words = ("embed-genes", path, "-m", "mini", "--agg", "median", "--resume", "--out", out)
     assert "keeps sums over cells, and --agg 'median' needs every cell" in fails(*words)
     assert os.listdir(tmp_path) == [path.name]
 
@@ -300,7 +300,7 @@ def test_medians_cannot_be_resumed(path, tmp_path):
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 def test_perturb_writes_what_perturb_gives(path, cells, suffix, tmp_path):
     out, (a, b) = tmp_path / f"out{suffix}", cells.var_names[:2]
-    words = ["--gene", a, "-g", b, "-g", f"{a}+{b}", "--positions", "both"]
+    words = ["--genes", a, "-g", b, "-g", f"{a}+{b}", "--positions", "both"]
     result = call("perturb", path, "--model", "mini", *words, "--out", out)
     assert result.exit_code == 0, result.output
     assert str(out) in result.stdout

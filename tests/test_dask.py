@@ -200,7 +200,7 @@ def test_groups_are_computed_at_once(adata, toy, agg, per_cell, opened):
     "asked",
     [
         {"groupby": "cell_type"},
-        {"agg": "var", "sample": 20, "random_state": 3},
+        {"agg": "var", "sample": 20, "seed": 3},
         {"genes": ["G3", "G5"], "per_cell": True, "layer": [1, 2], "sample": 9},
         {"agg": "median", "groupby": "donor"},
     ],

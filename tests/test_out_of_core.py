@@ -123,8 +123,8 @@ def same(found, expected):
 
 COMMANDS = {
     "embed": ("embed", "--layer", "-2", "--groupby", "cell_type"),
-    "genes": ("genes", "--layer", "-2,-1", "--groupby", "cell_type", "--agg", "var"),
-    "perturb": ("perturb", "--gene", "CD74", "--gene", "LYZ", "--positions", "both", "--sample", "20"),
+    "genes": ("embed-genes", "--layer", "-2,-1", "--groupby", "cell_type", "--agg", "var"),
+    "perturb": ("perturb", "--genes", "CD74", "--genes", "LYZ", "--positions", "both", "--sample", "20"),
     "tokenize": ("tokenize",),
 }
 

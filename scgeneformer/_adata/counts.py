@@ -14,7 +14,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.dask_chunks import is_dask
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.row_groups import csc_rows, dask_rows
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError, MissingKeyError, missing_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,12 +131,13 @@ def open_counts(
         If the values are no counts and no log1p of counts (negative, NaN, infinite).
     """
     if use_raw and counts_layer is not None:
-        raise DataError("Give counts_layer= or use_raw=True, not both: they name two different matrices.")
+        raise DataError(
+            f"counts_layer={counts_layer!r} and use_raw=True name two different matrices. Leave one of them out."
+        )
     if counts_layer is not None and counts_layer not in adata.layers:
-        layers = ", ".join(repr(k) for k in adata.layers) or "none"
-        raise MissingKeyError(f"adata.layers[{counts_layer!r}] does not exist; the layers are: {layers}.")
+        raise missing_key("layers", counts_layer, adata.layers)
     if use_raw and adata.raw is None:
-        raise MissingKeyError("use_raw=True, but adata.raw is None. Leave use_raw out to use adata.X.")
+        raise MissingKeyError("use_raw=True, and adata.raw is None. Leave use_raw out to take adata.X.")
     if not use_raw and counts_layer is None and adata.X is None:
         reason = f" ({NO_COUNTS})" if is_from_file(adata) else ""
         raise MissingKeyError(f"adata.X is None{reason}. Name the layer with the counts: counts_layer='...'.")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scgeneformer._checks import as_names
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._adata.groups import choose_groups
+from scgeneformer._errors import MissingKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from scgeneformer._engine.statistics.gene_context import Comparison
 
-COLUMNS = {  # key in uns: column of the frame
-    "names": "names",
-    "effect": "effect",
-    "scores": "score",
-    "pvals": "pvals",
-    "pvals_adj": "pvals_adj",
-    "n_cells": "n_cells",
-    "n_cells_reference": "n_cells_reference",
-    "n_replicates": "n_replicates",
-}
+COLUMNS = (  # in uns, and of the frame
+    "names",
+    "effect",
+    "scores",
+    "pvals",
+    "pvals_adj",
+    "n_cells",
+    "n_cells_reference",
+    "n_replicates",
+)
 
 
 def to_uns(comparisons: list[Comparison], groups: list[str], names: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def to_uns(comparisons: list[Comparison], groups: list[str], names: np.ndarray, 
     for found in comparisons:
         order = np.lexsort((-found.effect[rows], found.pvals[rows]))  # NaN last
         columns["names"].append(names[order].astype(object))
-        for key in list(COLUMNS)[1:]:
+        for key in COLUMNS[1:]:
             columns[key].append(getattr(found, "score" if key == "scores" else key)[rows][order])
     return {"groups": np.array(groups, dtype=object), **{key: np.column_stack(each) for key, each in columns.items()}}
 
@@ -66,16 +66,14 @@ def context_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -
     stored = adata.uns.get(key)
     if not isinstance(stored, Mapping) or not {"groups", *COLUMNS} <= set(stored):
         raise MissingKeyError(
-            f"adata.uns[{key!r}] does not hold differential context. Run gf.tl.rank_genes_context first."
+            f"adata.uns[{key!r}] does not hold differential context. Run gf.tl.rank_genes_context(adata, '<column>') "
+            "first."
         )
     names = [str(name) for name in stored["groups"]]
-    asked = names if group is None else as_names(group)
-    if missing := [name for name in asked if name not in names]:
-        listed = ", ".join(map(repr, names))
-        raise DataError(f"group={missing} do not exist in adata.uns[{key!r}]; the groups are: {listed}.")
+    asked = choose_groups(names, group)
     parts = []
     for name in asked:
         i = names.index(name)
-        columns = {column: np.asarray(stored[of])[:, i] for of, column in COLUMNS.items()}
+        columns = {column: np.asarray(stored[column])[:, i] for column in COLUMNS}
         parts.append(pd.DataFrame({"group": name, **columns}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["group", *COLUMNS.values()])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["group", *COLUMNS])

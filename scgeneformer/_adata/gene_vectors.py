@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scanpy import logging as logg
 
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError, MissingKeyError, missing_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,8 +33,7 @@ def gene_vectors(adata: AnnData, key: str, group: str | None) -> tuple[np.ndarra
         If the group does not exist, is missing, or is named where there are none; or no gene has an embedding.
     """
     if key not in adata.varm:
-        present = ", ".join(map(repr, adata.varm)) or "none"
-        raise MissingKeyError(f"adata.varm[{key!r}] does not exist; there are: {present}. Run gf.tl.embed_genes first.")
+        raise missing_key("varm", key, adata.varm, "Run gf.tl.embed_genes(adata) first.")
     values = np.asarray(adata.varm[key])
     if values.ndim == 3:
         values = values[:, _position(adata, key, group)]
@@ -43,7 +42,7 @@ def gene_vectors(adata: AnnData, key: str, group: str | None) -> tuple[np.ndarra
     elif group is not None:
         raise DataError(
             f"adata.varm[{key!r}] holds one embedding per gene, over all cells: group={group!r} has no meaning there. "
-            "Embeddings per group are those of gf.tl.embed_genes(adata, groupby=...), key='geneformer_<groupby>'."
+            "Those per group are of gf.tl.embed_genes(adata, groupby='...'): key='geneformer_<groupby>'."
         )
     known = np.flatnonzero(np.isfinite(values).all(axis=1) & (values != 0).any(axis=1))
     if not len(known):
@@ -55,11 +54,17 @@ def _position(adata: AnnData, key: str, group: str | None) -> int:
     """Where the group is on the second axis."""
     stored = adata.uns.get(key, {}).get("groups")
     if stored is None:
-        raise MissingKeyError(f"adata.uns[{key!r}]['groups'] does not exist. Run gf.tl.embed_genes(groupby=...) again.")
+        raise MissingKeyError(
+            f"adata.uns[{key!r}]['groups'] does not exist. Run gf.tl.embed_genes(adata, groupby='...') again."
+        )
     names = [str(name) for name in stored]
     if group is None or str(group) not in names:
         listed = ", ".join(map(repr, names))
-        said = "has an embedding per group: name one by group=" if group is None else f"has no group {group!r}"
+        said = (
+            "has an embedding per group, of which one is meant: group='...'"
+            if group is None
+            else f"has no group {group!r}"
+        )
         raise DataError(f"adata.varm[{key!r}] {said}; the groups are: {listed}.")
     return names.index(str(group))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer._engine.genes import is_ensembl, match_genes, species_of
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError, missing_key
 
 if TYPE_CHECKING:
     from scgeneformer._engine.vocabulary import Vocabulary
@@ -72,32 +72,73 @@ def map_genes(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = 
     DataError
         If the genes are of another species, or less than a tenth of them is known.
     """
-    if gene_ids is None:
-        found = [_match(var, column, vocabulary) for column in _candidates(var)]
-        for candidate in found:
-            _check_species(candidate, vocabulary, explicit=False)
-        chosen = _choose(found)
-    else:
-        check_column(var, gene_ids)
-        chosen = _match(var, gene_ids, vocabulary)
-        _check_species(chosen, vocabulary, explicit=True)
+    found = matches(var, vocabulary, gene_ids)
+    for candidate in found:
+        _check_species(candidate, vocabulary, var)
+    chosen = _choose(found)
     _check_symbols(chosen, vocabulary)
-    if chosen.n_matched < max(1, MIN_MATCHED * len(var)):
-        raise DataError(_too_few(chosen, var, gene_ids))
+    if chosen.n_matched < _fewest(var):
+        raise DataError(_too_few(chosen, var, vocabulary, gene_ids))
     return chosen
+
+
+def matches(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = None) -> list[GeneMap]:
+    """What the column that is named gives, or each of those that are looked at."""
+    if gene_ids is not None:
+        check_column(var, gene_ids)
+    return [_match(var, column, vocabulary) for column in (_candidates(var) if gene_ids is None else [gene_ids])]
+
+
+def foreign_species(genes: GeneMap, vocabulary: Vocabulary) -> str | None:
+    """Species of the genes, if their names tell it and the model knows no genes of it."""
+    theirs, ours = species_of(genes.names.tolist()), _species_in(vocabulary)
+    return None if theirs is None or not ours or not ours.isdisjoint(theirs.split(" or ")) else theirs
+
+
+def other_column(var: pd.DataFrame, vocabulary: Vocabulary) -> str | None:
+    """The column that names most genes the model knows, beside those that are looked at; None if there is none.
+
+    Symbols beside genes of another species are no orthologs, whatever their case: there only Ensembl IDs count.
+    """
+    usual = matches(var, vocabulary)
+    ids_only = any(foreign_species(one, vocabulary) for one in usual)
+    others = [name for name in _text_columns(var) if name not in [one.column for one in usual]]
+    found = [_match(var, name, vocabulary) for name in others]
+    found = [one for one in found if one.n_matched >= _fewest(var) and foreign_species(one, vocabulary) is None]
+    found = [one for one in found if not ids_only or _are_ids(one.names[one.tokens >= 0])]
+    return max(found, key=lambda one: one.n_matched).column if found else None
+
+
+def genome_prefix(names: pd.Index) -> str:
+    """What names of genes begin with that carry their genome, such as "hg19_"; empty if they do not."""
+    found = names.astype(str).str.extract(r"^((?:GRCh|hg|mm|GRCm)\d+_+)", expand=False).dropna()
+    return str(found[0]) if len(found) else ""
 
 
 def check_column(var: pd.DataFrame, gene_ids: str) -> None:
     """Refuse a column of `var` that does not exist."""
     if gene_ids != INDEX and gene_ids not in var:
-        columns = ", ".join(map(repr, var.columns)) or "none"
-        raise MissingKeyError(f"adata.var[{gene_ids!r}] does not exist; the columns are: {columns}.")
+        raise missing_key("var", gene_ids, var.columns)
 
 
 def _candidates(var: pd.DataFrame) -> list[str]:
-    present = [c for c in (*ID_COLUMNS, *SYMBOL_COLUMNS) if c in var and not pd.api.types.is_numeric_dtype(var[c])]
+    present = [column for column in (*ID_COLUMNS, *SYMBOL_COLUMNS) if column in _text_columns(var)]
     ids = [c for c in present if c in ID_COLUMNS]
     return [*ids, INDEX, *(c for c in present if c not in ids)]
+
+
+def _text_columns(var: pd.DataFrame) -> list[str]:
+    return [name for name in var if isinstance(name, str) and not pd.api.types.is_numeric_dtype(var[name])]
+
+
+def _fewest(var: pd.DataFrame) -> float:
+    """Known genes below which the names are taken to be wrong."""
+    return max(1, MIN_MATCHED * len(var))
+
+
+def _are_ids(names: np.ndarray) -> bool:
+    """Whether most of the names are Ensembl IDs."""
+    return sum(map(is_ensembl, names[:1000])) > 0.5 * min(len(names), 1000)
 
 
 def _match(var: pd.DataFrame, column: str, vocabulary: Vocabulary) -> GeneMap:
@@ -110,21 +151,24 @@ def _choose(found: list[GeneMap]) -> GeneMap:
     """The first Ensembl column that matches at least half as many genes as the best one, else the best one."""
     best = max(found, key=lambda m: m.n_matched)
     for candidate in found:
-        ensembl = sum(is_ensembl(name) for name in candidate.names[:1000]) > 0.5 * min(len(candidate.names), 1000)
-        if ensembl and candidate.n_matched * 2 >= best.n_matched > 0:
+        if _are_ids(candidate.names) and candidate.n_matched * 2 >= best.n_matched > 0:
             return candidate
     return best
 
 
-def _check_species(genes: GeneMap, vocabulary: Vocabulary, *, explicit: bool) -> None:
-    theirs, ours = species_of(genes.names.tolist()), _species_in(vocabulary)
-    if theirs is None or not ours or not ours.isdisjoint(theirs.split(" or ")):
+def _check_species(genes: GeneMap, vocabulary: Vocabulary, var: pd.DataFrame) -> None:
+    theirs = foreign_species(genes, vocabulary)
+    if theirs is None:
         return
-    known = " and ".join(sorted(ours))
+    known, column = " and ".join(sorted(_species_in(vocabulary))), other_column(var, vocabulary)
     raise DataError(
         f"The genes in {where_genes(genes.column)} are those of {theirs} (such as {str(genes.names[0])!r}), and the "
-        f"model knows those of {known}. Map them to {known} orthologs in a column of adata.var: gene_ids='<column>'."
-        + ("" if explicit else " Their names alone must not pass for orthologs.")
+        f"model knows those of {known}; names that are alike are no orthologs. "
+        + (
+            f"Map them to {known} orthologs in a column of adata.var: gene_ids='<column>'."
+            if column is None
+            else f"Take the {known} orthologs in adata.var[{column!r}]: gene_ids={column!r}."
+        )
     )
 
 
@@ -152,20 +196,24 @@ def _species_in(vocabulary: Vocabulary) -> frozenset[str]:
     return frozenset(found for one in prefixes.values() if is_ensembl(one) and (found := species_of([one])))
 
 
-def _too_few(genes: GeneMap, var: pd.DataFrame, gene_ids: str | None) -> str:
+def _too_few(genes: GeneMap, var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None) -> str:
     looked = where_genes(genes.column) if gene_ids else "the index and the usual columns of adata.var"
     examples = ", ".join(repr(str(name)) for name in genes.names[:3])
     names = pd.Series(genes.names)
     if names.str.fullmatch(r"\d+").mean() > 0.5:
         reason = "they are numbers: is the index lost, or is this the wrong column?"
-    elif (prefixed := names.str.extract(r"^((?:GRCh|hg|mm|GRCm)\d+_+)")[0].dropna()).size:
-        reason = f"they carry the prefix of a genome: remove {prefixed.iloc[0]!r}."
+    elif prefix := genome_prefix(pd.Index(genes.names)):
+        reason = f"they carry the prefix of a genome: remove {prefix!r}."
     else:
         reason = "is it the wrong column, or are they genes of another species?"
-    others = ", ".join(repr(c) for c in var.columns if not pd.api.types.is_numeric_dtype(var[c])) or "none"
+    if (column := other_column(var, vocabulary)) is not None:
+        remedy = f"The model knows those in adata.var[{column!r}]: gene_ids={column!r}."
+    else:
+        others = ", ".join(map(repr, _text_columns(var))) or "none"
+        remedy = f"Name the column with Ensembl IDs or symbols: gene_ids='<column>' (text columns: {others})."
     return (
         f"Only {genes.n_matched} of {len(var)} genes in {looked} are known to the model. They look like {examples}; "
-        f"{reason} Name the column with Ensembl IDs or symbols by gene_ids='<column>' (text columns: {others})."
+        f"{reason} {remedy}"
     )
 
 

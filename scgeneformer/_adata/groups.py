@@ -50,6 +50,22 @@ class Groups:
         return self.frame.assign(n_cells=n_cells)
 
 
+def choose_groups(present: list[str], asked: str | Sequence[str] | None, name: str = "group") -> list[str]:
+    """The groups that a user asks for, each once; None for all.
+
+    Raises
+    ------
+    DataError
+        If one of them does not exist, or none is named.
+    """
+    chosen = present if asked is None else list(dict.fromkeys(as_names(asked)))
+    missing = [one for one in chosen if one not in present]
+    if missing or not chosen:
+        what = f"{missing[0]!r} does not exist" if missing else "[] names no group"
+        raise DataError(f"{name}={what}; the groups are: {', '.join(map(repr, present))}.")
+    return chosen
+
+
 def find_groups(adata: AnnData, groupby: str | Sequence[str], *, asked: str = "groupby") -> Groups:
     """Group the cells by one or several columns of `obs`; cells with a missing label belong to no group.
 

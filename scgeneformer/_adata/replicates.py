@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scanpy import logging as logg
 
-from scgeneformer._adata.groups import Groups, find_groups
+from scgeneformer._adata.groups import Groups, choose_groups, find_groups
 from scgeneformer._checks import as_names, check_whole
 from scgeneformer._errors import DataError
 
@@ -125,11 +125,12 @@ def _chosen(found: Groups, groups: str | Sequence[str], reference: str) -> tuple
         raise DataError(f"reference={reference!r} is neither 'rest' nor a group; the groups are: {listed}.")
     if reference == REST and REST in found.names:
         raise DataError("A group is named 'rest', which as reference means all other cells. Rename the group.")
-    names = [name for name in found.names if name != reference] if asked == [ALL] else list(dict.fromkeys(asked))
-    if missing := [name for name in names if name not in found.names]:
-        raise DataError(f"groups={missing} do not exist; the groups are: {listed}.")
+    others = [name for name in found.names if name != reference]
+    names = others if asked == [ALL] else choose_groups(found.names, asked, "groups")
     if reference in names:
-        raise DataError(f"{reference!r} is both a group and the reference. Leave it out of groups.")
+        raise DataError(
+            f"reference={reference!r} is one of the groups to be compared with it, too. Leave it out of groups=[...]."
+        )
     if not names or len(found.names) < 2:
         raise DataError(f"There is nothing to compare: the groups are {listed}. Name two different groups of cells.")
     return names, reference

@@ -84,8 +84,8 @@ def _find(adata: AnnData, use_rep: str) -> tuple[str, Any]:
         return f"adata.layers[{use_rep!r}]", adata.layers[use_rep]
     there = [*(["X"] if adata.X is not None else []), *adata.obsm, *adata.layers]
     raise MissingKeyError(
-        f"use_rep={use_rep!r} is neither in adata.obsm nor in adata.layers; there are: "
-        f"{', '.join(map(repr, there)) or 'none'}. Run gf.tl.embed_cells first."
+        f"use_rep={use_rep!r} is neither in adata.obsm nor in adata.layers; the keys are: "
+        f"{', '.join(map(repr, there)) or 'none'}. Run gf.tl.embed_cells(adata) first."
     )
 
 

@@ -95,7 +95,10 @@ def target_of(adata: AnnData, copy: bool) -> AnnData:
     """
     check_target(adata)
     if copy and adata.isbacked:
-        raise DataError("copy=True needs the data in memory, and this AnnData is backed. Use adata.to_memory() first.")
+        raise DataError(
+            "copy=True needs the data in memory, and this AnnData is backed. Take it into memory: adata = "
+            "adata.to_memory()."
+        )
     return adata.copy() if copy else adata
 
 

@@ -43,6 +43,8 @@ Settings = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="New file for data and results, .h5ad or .zarr.")]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Put the results into FILE itself.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file named by --out if it exists.")]
+Sample = Annotated[int | None, typer.Option(help="Work on a random sample of at most so many cells.")]
+Seed = Annotated[int, typer.Option(help="Of all that is random.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a command that was stopped, if there is one.")]
 
 

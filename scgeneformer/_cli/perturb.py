@@ -18,6 +18,8 @@ from scgeneformer._cli.options import (
     Out,
     Overwrite,
     Resume,
+    Sample,
+    Seed,
     UseRaw,
     target_of,
 )
@@ -26,7 +28,7 @@ from scgeneformer._cli.parts import parts_of
 Genes = Annotated[
     list[str] | None,
     typer.Option(
-        "--gene",
+        "--genes",
         "-g",
         metavar="GENE[+GENE...]",
         help="Gene; several joined by + are perturbed together. Repeatable. Without: every gene of each cell.",
@@ -41,11 +43,12 @@ def perturb(
     overwrite: Overwrite = False,
     resume: Resume = False,
     model: Model = None,
-    gene: Genes = None,
+    genes: Genes = None,
     mode: Annotated[str, typer.Option(help="delete, overexpress, activate, inhibit, mask or pad.")] = "delete",
     layer: Layers = ["-2"],  # noqa: B006  typer reads it, nobody changes it
     positions: Annotated[str, typer.Option(help="shift, hold or both.")] = "shift",
-    sample: Annotated[int | None, typer.Option(help="Perturb a random sample of so many cells.")] = None,
+    sample: Sample = None,
+    seed: Seed = 0,
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
@@ -59,7 +62,7 @@ def perturb(
     Adds layers['geneformer_<mode>'] for genes, obsm['geneformer_<mode>'] for combinations such as GATA4+TBX5.
     """
     target = target_of(file, out, in_place)
-    genes: Any = [tuple(one.split("+")) if "+" in one else one for one in gene] if gene else None
+    asked: Any = [tuple(one.split("+")) if "+" in one else one for one in genes] if genes else None
     chosen: dict[str, Any] = {"mode": mode, "positions": positions}
     with (
         parts_of(target, resume=resume) as parts,
@@ -67,10 +70,11 @@ def perturb(
     ):
         gf.tl.perturb(
             adata,
-            genes,
+            asked,
             model=model,
             layer=[n for text in layer for n in numbers(text)],
             sample=sample,
+            seed=seed,
             out=parts,
             counts_layer=counts_layer,
             use_raw=use_raw or None,

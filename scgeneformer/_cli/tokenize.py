@@ -44,7 +44,7 @@ def tokenize(
     where: dict[str, Any] = {"counts_layer": counts_layer, "use_raw": use_raw or None, "gene_ids": gene_ids}
     if target.suffix == SUFFIX:
         if resume:
-            raise typer.BadParameter("--resume: folders of tokens are written in one go. Leave it away.")
+            raise typer.BadParameter("--resume: folders of tokens are written in one go. Leave it out.")
         if previous_layer is not None:
             raise typer.BadParameter("--previous-layer: folders of tokens hold one time point. Write .h5ad or .zarr.")
         with opened(file) as adata:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scgeneformer._checks import check_choice
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def get_pooling(name: str, vocabulary: Vocabulary) -> Pooling:
     DataError
         If there is none of that name, or it needs a ``<cls>`` token the model does not have.
     """
-    if name not in POOLINGS:
-        raise DataError(f"pooling={name!r} does not exist; choose one of {', '.join(map(repr, POOLINGS))}.")
+    check_choice(POOLINGS, pooling=name)
     if name == "cls" and vocabulary.cls_token is None:
         raise DataError("pooling='cls' needs a model with a <cls> token, and this one has none. Use pooling='mean'.")
     return POOLINGS[name]

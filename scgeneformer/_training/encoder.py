@@ -100,7 +100,7 @@ def random_encoder(
         try:
             return new_encoder(like, **{**changes, **_dropout(dropout), "vocab_size": n_tokens})
         except Exception as error:
-            raise DataError(f"config={changes}: no BERT model can be built of it: {error}") from error
+            raise DataError(f"config={changes}: no BERT model can be built of it: {error}.") from error
 
 
 def without_positions(bert: BertModel) -> BertModel:

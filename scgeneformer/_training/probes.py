@@ -36,7 +36,7 @@ class Settings:
 
     C: float | None = None
     n_neighbors: int = 15
-    seed: int = 42
+    seed: int = 0
 
 
 @dataclass(frozen=True)

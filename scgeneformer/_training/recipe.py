@@ -135,11 +135,13 @@ class Recipe:
         if not isinstance(self.config, dict | None):
             raise DataError(f"config={self.config!r} must be a dictionary, such as {{'hidden_size': 128}}.")
         if self.config is not None and self.init != "random":
-            raise DataError("config= changes the shape of the model, which needs random weights: init='random'.")
+            raise DataError("config changes the shape of the model, which needs random weights. Take init='random'.")
         if self.init == "random" and self.lora:
-            raise DataError("lora= trains adapters of pretrained weights; leave it out with init='random'.")
+            raise DataError(
+                "lora trains adapters of pretrained weights, which init='random' has not. Leave one of them out."
+            )
         if self.lora_alpha is not None and not self.lora:
-            raise DataError("lora_alpha= scales adapters, and there are none. Give their rank, such as lora=8.")
+            raise DataError("lora_alpha scales adapters, and there are none. Give their rank, such as lora=8.")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that are not None, to be stored."""

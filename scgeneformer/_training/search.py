@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     RunOf = Callable[[Recipe], Run]
     Space = Mapping[str, Choice | Range]
 
-GOALS = {"loss": "minimize", "accuracy": "maximize", "macro_f1": "maximize"}
+METRICS = {"loss": "minimize", "accuracy": "maximize", "macro_f1": "maximize"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Search:
     recipe
         The best settings, to be handed to a training: ``recipe=found.recipe``.
     trials
-        One row per trial, in their order: `state` ("complete", or "pruned" where it was given up), the goal on the
+        One row per trial, in their order: `state` ("complete", or "pruned" where it was given up), the metric on the
         validation cells when it ended, each setting, and `seconds`.
     """
 
@@ -118,7 +118,7 @@ def search(
     train: TokenDataset,
     validation: TokenDataset,
     *,
-    goal: str,
+    metric: str,
     n_trials: int,
     name: str,
     journal: Path | None,
@@ -138,8 +138,8 @@ def search(
         Those that are.
     train, validation
         Cells to train on, and to judge by.
-    goal
-        A name in `GOALS`.
+    metric
+        A name in `METRICS`.
     n_trials
         Number of trials.
     name
@@ -158,7 +158,7 @@ def search(
     asked, base = base, replace(base, patience=None)
     with quiet(), _quiet(optuna), same_random_state(), tempfile.TemporaryDirectory() as scratch:
         storage = _storage(optuna, journal)
-        same: dict[str, Any] = {"storage": storage, "study_name": name, "direction": GOALS[goal]}
+        same: dict[str, Any] = {"storage": storage, "study_name": name, "direction": METRICS[metric]}
         study = optuna.create_study(**same, load_if_exists=True)
         if done := len(_ended(study)):
             logg.info(f"    {done} trials are there already")
@@ -168,7 +168,7 @@ def search(
             try:
                 trainer.hyperparameter_search(
                     trainer.arguments_of_trial,
-                    lambda metrics: metrics[f"eval_{goal}"],
+                    lambda metrics: metrics[f"eval_{metric}"],
                     n_trials=n_trials - done,
                     backend="optuna",
                     sampler=sampler,
@@ -180,7 +180,7 @@ def search(
                     raise
     if not _completed(study):
         raise DataError(f"All {len(_ended(study))} trials were given up; the log says why. Change space=.")
-    return Search(changed(asked, study.best_params), _table(study, goal))
+    return Search(changed(asked, study.best_params), _table(study, metric))
 
 
 def _ended(study: Study) -> list:
@@ -192,11 +192,11 @@ def _completed(study: Study) -> bool:
     return any(trial.state.name == "COMPLETE" for trial in study.trials)
 
 
-def _table(study: Study, goal: str) -> pd.DataFrame:
+def _table(study: Study, metric: str) -> pd.DataFrame:
     rows = [
         {
             "state": trial.state.name.lower(),
-            f"validation_{goal}": trial.value,
+            f"validation_{metric}": trial.value,
             **trial.params,
             "seconds": trial.duration.total_seconds(),
         }

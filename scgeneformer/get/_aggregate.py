@@ -11,9 +11,10 @@ from scanpy import logging as logg
 from scgeneformer._adata import keys
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._checks import check_choice
 from scgeneformer._engine.statistics.aggregate import AGGREGATES, rows_with_nan
 from scgeneformer._engine.statistics.aggregate import aggregate as combine
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError, missing_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ def aggregate(
     by: str | Sequence[str],
     func: Literal["mean", "median", "var"] = "mean",
     *,
-    key: str = keys.EMBEDDING,
+    obsm: str = keys.EMBEDDING,
 ) -> AnnData:
     """Combine an embedding of cells into one of groups of cells.
 
@@ -41,8 +42,9 @@ def aggregate(
         combinations and categories without a cell make no group.
     func
         "mean", "median" (element by element) or "var" (of the cells at hand, ``ddof=0``), in float64.
-    key
-        Embedding in ``adata.obsm``, cells × d: any, not only Geneformer's. Cells whose row holds a NaN are left out.
+    obsm
+        Key of the embedding in ``adata.obsm``, cells × d: any, not only Geneformer's. Cells whose row holds a NaN are
+        left out.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def aggregate(
     `.var_names` : "0" to "d-1"
         Columns of the embedding; their own names, if it is a DataFrame.
     `.uns['aggregate']` : dict
-        ``params`` (by, func, key) and how many cells had no label or no embedding, and how many categories no cell.
+        ``params`` (by, func, obsm) and how many cells had no label or no embedding, and how many categories no cell.
 
     Raises
     ------
@@ -66,13 +68,12 @@ def aggregate(
     --------
     >>> import scgeneformer as gf
     >>> adata = gf.datasets.pbmc68k()
-    >>> groups = gf.get.aggregate(adata, ["cell_type", "phase"], "median", key="X_pca")
+    >>> groups = gf.get.aggregate(adata, ["cell_type", "phase"], "median", obsm="X_pca")
     >>> groups.obs.columns.tolist()
     ['cell_type', 'phase', 'n_cells']
     """
-    if func not in AGGREGATES:
-        raise DataError(f"func={func!r} does not exist; choose one of {', '.join(map(repr, AGGREGATES))}.")
-    rows, names = _embedding(adata, key)
+    check_choice(AGGREGATES, func=func)
+    rows, names = _embedding(adata, obsm)
     groups = find_groups(adata, by)
     values, n_cells = combine(rows, groups.codes, len(groups.names), func)
     counts = {
@@ -85,7 +86,7 @@ def aggregate(
     for column in groups.columns:
         used = set(obs[column])
         obs[column] = pd.Categorical(obs[column], [c for c in _categories(adata, column) if c in used])
-    params = {"by": np.array(groups.columns), "func": func, "key": key}
+    params = {"by": np.array(groups.columns), "func": func, "obsm": obsm}
     return ad.AnnData(values, obs=obs, var=pd.DataFrame(index=names), uns={"aggregate": {"params": params, **counts}})
 
 
@@ -94,7 +95,7 @@ def _embedding(adata: AnnData, key: str) -> tuple[np.ndarray, list[str]]:
     flat = [name for name, value in adata.obsm.items() if len(value.shape) == 2]
     listed = ", ".join(map(repr, flat)) or "none"
     if key not in adata.obsm:
-        raise MissingKeyError(f"adata.obsm[{key!r}] does not exist; there are: {listed}. Run gf.tl.embed_cells first.")
+        raise missing_key("obsm", key, flat, "Run gf.tl.embed_cells(adata) first.")
     value: Any = adata.obsm[key]
     if key not in flat:
         raise DataError(f"adata.obsm[{key!r}] has shape {value.shape}, not cells × d. Those that have: {listed}.")

@@ -7,8 +7,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scgeneformer._adata import keys
-from scgeneformer._checks import as_names, check_whole
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._adata.groups import choose_groups
+from scgeneformer._checks import check_whole
+from scgeneformer._errors import DataError, missing_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ def attention_df(
     group: str | Sequence[str] | None = None,
     *,
     key: str = keys.ATTENTION,
-    n: int | None = 100,
+    n_pairs: int | None = 100,
     loops: bool = False,
 ) -> pd.DataFrame:
     """List the strongest attention between genes.
@@ -34,7 +35,7 @@ def attention_df(
         One or several groups; None takes all. Only for results that were computed per group.
     key
         Key of the result: "geneformer_attention", or "geneformer_attention_<groupby>" for that of groups.
-    n
+    n_pairs
         Number of pairs, of each group; None lists all.
     loops
         Also list the attention of genes to themselves.
@@ -58,28 +59,25 @@ def attention_df(
     >>> import scgeneformer as gf
     >>> adata = gf.datasets.pbmc68k()[:20].copy()
     >>> gf.tl.attention(adata, model="mini")
-    >>> gf.get.attention_df(adata, n=3).columns.tolist()
+    >>> gf.get.attention_df(adata, n_pairs=3).columns.tolist()
     ['source', 'target', 'weight', 'n_cells']
     """
-    check_whole(n=1 if n is None else n)
+    check_whole(n_pairs=1 if n_pairs is None else n_pairs)
     names = adata.var_names.to_numpy()
     table = adata.uns.get(keys.groups_table(key))
     if key in adata.varp or table is None:
         if group is not None:
-            raise DataError(f"key={key!r} holds one result over all cells; leave group={group!r} out.")
-        return _strongest(adata, key, names, n, loops)
+            raise DataError(f"key={key!r} holds one result over all cells; it has no group={group!r}. Leave group out.")
+        return _strongest(adata, key, names, n_pairs, loops)
     known = list(table.index)
-    asked = known if group is None else as_names(group)
-    if missing := [one for one in asked if one not in known]:
-        raise DataError(f"group={missing[0]!r} does not exist; the groups are {', '.join(map(repr, known))}.")
-    frames = [_strongest(adata, keys.numbered(key, known.index(one)), names, n, loops) for one in asked]
+    asked = choose_groups(known, group)
+    frames = [_strongest(adata, keys.numbered(key, known.index(one)), names, n_pairs, loops) for one in asked]
     return pd.concat([f.assign(group=one) for one, f in zip(asked, frames, strict=True)], ignore_index=True)
 
 
 def _strongest(adata: AnnData, key: str, names: np.ndarray, n: int | None, loops: bool) -> pd.DataFrame:
     if key not in adata.varp:
-        there = ", ".join(map(repr, adata.varp)) or "none"
-        raise MissingKeyError(f"adata.varp[{key!r}] does not exist (there are: {there}). Run gf.tl.attention first.")
+        raise missing_key("varp", key, adata.varp, "Run gf.tl.attention(adata) first.")
     weights, n_cells = (sp.csr_matrix(adata.varp[name]) for name in (key, keys.n_cells(key)))
     rows = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
     kept = np.arange(weights.nnz) if loops else np.flatnonzero(rows != weights.indices)

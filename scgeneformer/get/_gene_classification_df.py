@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def gene_classification_df(
-    adata: AnnData, name: str = "gene_class", *, held_out: bool = False, sort_by: str | None = None
+    adata: AnnData, label: str = "gene_class", *, held_out: bool = False, sort_by: str | None = None
 ) -> pd.DataFrame:
     """Read classes of genes as a frame: those of all genes, or those told of the genes a classifier was judged on.
 
@@ -21,8 +21,8 @@ def gene_classification_df(
     ----------
     adata
         After :func:`scgeneformer.tl.classify_genes` or, with `held_out`, :func:`scgeneformer.tl.train_gene_classifier`.
-    name
-        Name of what is told, or the key in `var`.
+    label
+        What is told, or the key in `var`.
     held_out
         Read what was told, in cross-validation, of the genes whose class is known, in place of all genes.
     sort_by
@@ -54,19 +54,19 @@ def gene_classification_df(
     --------
     scgeneformer.tl.classify_genes, scgeneformer.tl.train_gene_classifier
     """
-    frame, probability, classes = _held_out(adata, name) if held_out else _all(adata, name)
+    frame, probability, classes = _held_out(adata, label) if held_out else _all(adata, label)
     if sort_by is not None and sort_by not in classes:
-        raise DataError(f"sort_by={sort_by!r} is no class; the classes are: {', '.join(map(repr, classes))}.")
+        raise DataError(f"sort_by={sort_by!r} does not exist; the classes are: {', '.join(map(repr, classes))}.")
     by = frame["confidence"].to_numpy() if sort_by is None else probability[:, classes.index(sort_by)]
-    columns = [f"probability_{label}" for label in classes]
+    columns = [f"probability_{name}" for name in classes]
     table = pd.concat([frame, pd.DataFrame(probability, columns=columns)], axis=1)
     return table.iloc[np.argsort(-by, kind="stable")].reset_index(drop=True)
 
 
-def _all(adata: AnnData, name: str) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-    key = name if name in adata.var and name in adata.uns else keys.prediction_key(name)
+def _all(adata: AnnData, label: str) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    key = label if label in adata.var and label in adata.uns else keys.prediction_key(label)
     if key not in adata.var or keys.probability_key(key) not in adata.varm:
-        raise MissingKeyError(f"adata.var[{key!r}] does not exist. Run gf.tl.classify_genes first.")
+        raise MissingKeyError(f"adata.var[{key!r}] does not exist. Run gf.tl.classify_genes(adata, model) first.")
     frame = pd.DataFrame(
         {
             "gene": adata.var_names.to_numpy(str),
@@ -83,7 +83,9 @@ def _all(adata: AnnData, name: str) -> tuple[pd.DataFrame, np.ndarray, list[str]
 def _held_out(adata: AnnData, name: str) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     found = adata.uns.get(key := keys.evaluation_key(name))
     if found is None or "genes" not in found:
-        raise MissingKeyError(f"adata.uns[{key!r}] holds no genes. Run gf.tl.train_gene_classifier first.")
+        raise MissingKeyError(
+            f"adata.uns[{key!r}] holds no genes. Run gf.tl.train_gene_classifier(adata, classes) first."
+        )
     columns = ["gene", "class", "fold", "predicted", "confidence", "n_cells"]
     frame = found["genes"].rename_axis("gene").reset_index()[columns]
     return frame, np.asarray(found["probability"]), [str(name) for name in found["classes"]]

@@ -34,7 +34,7 @@ def rank_genes_context_df(
         Group and gene.
     `effect`
         Cosine distance between the gene's embeddings in the group and in the reference, corrected for noise.
-    `score`
+    `scores`
         Effect over its noise.
     `pvals`, `pvals_adj`
         Of the rotation test, and after Benjamini and Hochberg.

@@ -35,7 +35,7 @@ def rank_perturbations_df(
         Group, "all" where there was no `groupby`, and gene or combination.
     `effect`
         What the ranking is about: the shift beyond that of the null, the shift towards the goal, or the shift.
-    `score`, `pvals`, `pvals_adj`
+    `scores`, `pvals`, `pvals_adj`
         Statistic of the test, its p-value, and after Benjamini and Hochberg.
     `shift`, `null_shift`
         Mean shift of the perturbation and of its null.

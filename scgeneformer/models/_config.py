@@ -55,7 +55,7 @@ def bert_config(config: dict, path: Path) -> BertConfig:
         _check(taken)
         return BertConfig.from_dict(taken)
     except Exception as error:  # transformers 5 raises classes of its own
-        raise ModelError(f"{path} is not a usable BERT config: {error}") from error
+        raise ModelError(f"{path} is not a usable BERT config: {error}.") from error
 
 
 def _check(taken: dict[str, Any]) -> None:

@@ -130,7 +130,7 @@ def _dictionaries(names: list[str], place: HubPlace) -> list[str]:
     if len(found) > len(KINDS):
         raise ModelError(
             f"{place.name} holds several dictionaries of one kind ({', '.join(found[:8])}). Fetch those of the model "
-            "by hand, and name their folder: dictionaries=..."
+            "by hand, and name their folder: dictionaries='...'."
         )
     return found
 

@@ -78,7 +78,7 @@ def find_vocabulary(folder: Path, dictionaries: Path | None, fallback: Path | No
     if found is None:
         raise ModelError(
             f"{folder} has no vocabulary beside its config: {_lack(layout.VOCABULARY)}. Name the folder that holds "
-            "that of this model: dictionaries=..."
+            "that of this model: dictionaries='...'."
         )
     return found
 

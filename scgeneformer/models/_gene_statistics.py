@@ -27,11 +27,11 @@ CorpusPart: TypeAlias = AnnData | str | os.PathLike[str]
 def gene_statistics(
     corpus: CorpusPart | Iterable[CorpusPart],
     *,
+    target_sum: float | None = 1e4,
+    max_memory_gb: float = 1.0,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
-    target_sum: float | None = 1e4,
-    max_memory_gb: float = 1.0,
 ) -> GeneStatistics:
     """Median, mean and variance of every gene over a corpus, in one streaming pass.
 
@@ -45,6 +45,11 @@ def gene_statistics(
     corpus
         AnnData (in memory, backed, or with a dask array), path of an h5ad or zarr file, or several of them. Their genes
         may differ: they are joined by ID.
+    target_sum
+        Counts per cell after normalisation; None leaves them as they are.
+    max_memory_gb
+        Memory for the different values of all genes. Medians are exact, to the 7 digits of float32, as long as they
+        fit (about 25 million per GB); then values are rounded to 9 bits, and medians are off by 1/512 at most.
     counts_layer
         Layer with the counts in each of them (raw, or log1p-normalised over all genes); None takes ``X``.
     use_raw
@@ -53,11 +58,6 @@ def gene_statistics(
         Column of `var` with the IDs of the genes, or "var_names"; None takes Ensembl IDs of any species where a usual
         column or the index has them, else the index. Genes without an ID count for the total of a cell only; those of
         equal ID (in any case, of any version) are added up, as where cells are encoded.
-    target_sum
-        Counts per cell after normalisation; None leaves them as they are.
-    max_memory_gb
-        Memory for the different values of all genes. Medians are exact, to the 7 digits of float32, as long as they
-        fit (about 25 million per GB); then values are rounded to 9 bits, and medians are off by 1/512 at most.
 
     Returns
     -------

@@ -32,7 +32,7 @@ def _read(folder: Path, config_file: Path, state: tuple[Stamp, ...]) -> Vocabula
         raise ModelError(
             f"The vocabulary does not fit the weights: the weights look like {_looks_like(n_rows)}, the dictionaries "
             f"like {_looks_like(vocabulary.n_tokens)} (weights in {config_file.parent}, dictionaries in {folder}). "
-            "Name the folder with the dictionaries of this model: dictionaries=..."
+            "Name the folder with the dictionaries of this model: dictionaries='...'."
         )
     if vocabulary.n_positions > n_positions:
         per_cell = vocabulary.encoding.n_positions is None

@@ -143,7 +143,7 @@ def _empty_bert(config: BertConfig, own: Mapping[str, torch.Tensor], origin: str
         with torch.device("meta"):
             return new_bert(config)
     except Exception as error:  # sizes beyond all numbers
-        raise ModelError(f"config.json beside {origin} describes no encoder that can be built: {error}") from error
+        raise ModelError(f"config.json beside {origin} describes no encoder that can be built: {error}.") from error
 
 
 def _encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer._adata.training.evaluation_frame import read_comparison
+from scgeneformer._checks import check_choice
+from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._methods import legend, looks
@@ -17,14 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SCORES = {"f1": "F1", "precision": "precision", "recall": "recall", "auc": "AUC (class against the rest)"}
+METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "auc": "AUC (class against the rest)"}
 
 
+@shared_docs
 def class_scores(
     adata: AnnData,
     label: str,
     *,
-    score: str = "f1",
+    metric: str = "f1",
     methods: str | Sequence[str] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -36,21 +39,12 @@ def class_scores(
 
     Parameters
     ----------
-    adata
-        After :func:`scgeneformer.tl.train_classifier`, :func:`scgeneformer.tl.train_gene_classifier` or
-        :func:`scgeneformer.tl.probe`.
-    label
-        What is told, or a key in `uns` such as "geneformer_cell_type_truth" of :func:`scgeneformer.tl.classify`.
-    score
+    {judged}
+    metric
         "f1", "precision", "recall" or "auc".
     methods
         One or several methods; None means all.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
 
     Returns
     -------
@@ -61,15 +55,14 @@ def class_scores(
     MissingKeyError
         If no comparison is stored.
     DataError
-        If there is no such score or method, or no class has the score.
+        If there is no such metric or method, or no class has the metric.
     """
-    if score not in SCORES:
-        raise DataError(f"score={score!r} does not exist; choose one of {', '.join(map(repr, SCORES))}.")
+    check_choice(METRICS, metric=metric)
     look, found = looks(read_comparison(adata, label).methods), read_comparison(adata, label, methods)
-    values = found.per_class.pivot(index="class", columns="method", values=score)[found.methods]
+    values = found.per_class.pivot(index="class", columns="method", values=metric)[found.methods]
     values = values.reindex(found.classes).dropna(how="all")
     if values.empty:
-        raise DataError(f"No class of {label!r} has a defined {score}: there is nothing to draw.")
+        raise DataError(f"No class of {label!r} has a defined {metric}: there is nothing to draw.")
     values = values.iloc[np.argsort(-values.mean(axis=1).to_numpy(), kind="stable")]
     n = found.per_class.groupby("class")["n"].max()
     step = max(0.28, 0.09 * len(found.methods))
@@ -77,8 +70,8 @@ def class_scores(
     drawn = axes_of(ax, (5.2 + names, 1.2 + step * len(values)))
     _draw(drawn, values, look)
     drawn.set_yticks(range(len(values)), [f"{name}  ({int(n[name]):,})" for name in values.index])
-    drawn.set_xlabel(SCORES[score])
-    drawn.set_title(f"{label}: {SCORES[score].split(' (')[0]} of each class", fontsize="medium", loc="left")
+    drawn.set_xlabel(METRICS[metric])
+    drawn.set_title(f"{label}: {METRICS[metric].split(' (')[0]} of each class", fontsize="medium", loc="left")
     return finish(drawn, show=shows(ax, show), return_fig=return_fig)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer._adata.training.evaluation_frame import read_comparison
+from scgeneformer._docs import shared_docs
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._heat_map import heat_map, readable
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@shared_docs
 def confusion(
     adata: AnnData,
     label: str,
@@ -31,11 +33,7 @@ def confusion(
 
     Parameters
     ----------
-    adata
-        After :func:`scgeneformer.tl.train_classifier`, :func:`scgeneformer.tl.train_gene_classifier` or
-        :func:`scgeneformer.tl.probe`.
-    label
-        What is told, or a key in `uns` such as "geneformer_cell_type_truth" of :func:`scgeneformer.tl.classify`.
+    {judged}
     method
         Method that is drawn; None takes that of the highest macro F1.
     normalize
@@ -45,12 +43,7 @@ def confusion(
         to the other); False keeps the order of the classes.
     cmap
         Color map.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
 
     Returns
     -------

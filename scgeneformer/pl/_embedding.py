@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer._adata import keys
-from scgeneformer._errors import MissingKeyError
+from scgeneformer._errors import missing_key
 from scgeneformer.pl._figure import check_cells
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ def embedding(adata: AnnData, basis: str = keys.EMBEDDING, **kwargs: Any) -> Any
     import scanpy as sc
 
     if basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
-        present = ", ".join(map(repr, adata.obsm)) or "none"
-        raise MissingKeyError(
-            f"adata.obsm[{basis!r}] does not exist; there are: {present}. Run gf.tl.embed_cells(adata) first."
-        )
+        raise missing_key("obsm", basis, adata.obsm, "Run gf.tl.embed_cells(adata) first.")
     check_cells(adata)
     return sc.pl.embedding(adata, basis, **kwargs)

@@ -8,6 +8,7 @@ import pandas as pd
 from scgeneformer._adata import keys
 from scgeneformer._adata.gene_context_frame import context_frame
 from scgeneformer._checks import check_positive, check_whole
+from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._heat_map import heat_map
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@shared_docs
 def gene_context(
     adata: AnnData,
-    key: str = keys.GENE_CONTEXT,
-    *,
-    n_genes: int = 20,
     groups: str | Sequence[str] | None = None,
+    *,
+    key: str = keys.GENE_CONTEXT,
+    n_genes: int = 20,
     fdr: float = 0.05,
     cmap: str = "magma_r",
     ax: Axes | None = None,
@@ -41,22 +43,17 @@ def gene_context(
     ----------
     adata
         After :func:`scgeneformer.tl.rank_genes_context`.
+    groups
+        One or several groups; None means all that could be tested.
     key
         Key in `uns`.
     n_genes
         Number of genes in all.
-    groups
-        One or several groups; None means all that could be tested.
     fdr
         Shifts with an adjusted p-value below get a dot.
     cmap
         Color map.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
 
     Returns
     -------

@@ -7,7 +7,8 @@ import numpy as np
 from scgeneformer._adata import keys
 from scgeneformer._adata.gene_vectors import gene_vectors, rows_of
 from scgeneformer._checks import as_names, check_whole
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._docs import shared_docs
+from scgeneformer._errors import DataError, missing_key
 from scgeneformer.pl._labels import spread
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 MIN_GENES = 4
 
 
+@shared_docs
 def gene_embedding(
     adata: AnnData,
     key: str = keys.GENES,
     *,
-    group: str | None = None,
     genes: str | Sequence[str] | None = None,
+    group: str | None = None,
     color: str | Sequence[str] | None = None,
     n_neighbors: int = 15,
     seed: int = 0,
@@ -45,22 +47,17 @@ def gene_embedding(
         With gene embeddings in `varm`, as `gf.tl.embed_genes` leaves them.
     key
         Key in `varm`: "geneformer", or "geneformer_<groupby>" for those of groups of cells.
-    group
-        Group of cells whose gene embeddings are drawn; needed where ``varm[key]`` is one per group.
     genes
         Genes to mark and to label; those without an embedding are listed in a warning.
+    group
+        Group of cells whose gene embeddings are drawn; needed where ``varm[key]`` is one per group.
     color
         One or several columns of `adata.var`.
     n_neighbors
         Of :func:`scanpy.pp.neighbors`.
     seed
         Of neighbours and UMAP.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
     kwargs
         All other parameters of :func:`scanpy.pl.umap` (`size`, `palette`, `title`, ...).
 
@@ -81,12 +78,14 @@ def gene_embedding(
     check_whole(0, 2**32 - 1, seed=seed)
     columns = [] if color is None else as_names(color)
     if missing := [column for column in columns if column not in adata.var]:
-        present = ", ".join(map(repr, adata.var.columns)) or "none"
-        raise MissingKeyError(f"color={missing} are no columns of adata.var; the columns are: {present}.")
+        raise missing_key("var", missing[0], adata.var.columns)
     known, vectors = gene_vectors(adata, key, group)
     marked = rows_of(adata, [] if genes is None else list(dict.fromkeys(as_names(genes))), known)
     if len(known) < MIN_GENES:
-        raise DataError(f"Only {len(known)} genes have an embedding; a UMAP needs at least {MIN_GENES}.")
+        raise DataError(
+            f"{len(known)} genes have an embedding, and a UMAP needs at least {MIN_GENES}. Embed more: "
+            "gf.tl.embed_genes(adata)."
+        )
     rows = _umap(adata, known, vectors, columns, n_neighbors, seed)
     about = f"{len(known):,} genes" + ("" if group is None else f", {group}")
     look: dict[str, Any] = {"frameon": False, "size": np.clip(30_000 / len(known), 6, 60)}

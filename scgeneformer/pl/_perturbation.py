@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.perturbation.ranking_frame import ranking_frame, read_ranking
-from scgeneformer._checks import check_positive, check_whole
+from scgeneformer._checks import check_choice, check_positive, check_whole
+from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._perturbation_kinds import KINDS, Ranking
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@shared_docs
 def perturbation(
     adata: AnnData,
-    key: str = keys.RANK_PERTURBATIONS,
+    groups: str | Sequence[str] | None = None,
     *,
+    key: str = keys.RANK_PERTURBATIONS,
     kind: str = "ranking",
-    group: str | Sequence[str] | None = None,
     n_genes: int = 20,
-    fdr: float = 0.05,
     genes: str | Sequence[str] | None = None,
+    fdr: float = 0.05,
     cmap: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -39,28 +41,23 @@ def perturbation(
     ----------
     adata
         After :func:`scgeneformer.tl.rank_perturbations`.
+    groups
+        Group of cells, or several for "heatmap"; None means the only one, or all for "heatmap".
     key
         Key in `uns`.
     kind
         "ranking" draws effect and significance of the first `n_genes`; "volcano" effect against FDR, with the names of
         the first `n_genes` that are significant; "heatmap" the effect in each group, of the first of each group in
         turn, with a dot where it is significant.
-    group
-        Group of cells; several of them for "heatmap". None means the only one, or all for "heatmap".
     n_genes
         Number of genes (or combinations) that are drawn or named.
-    fdr
-        Adjusted p-values below count as significant.
     genes
         Genes to draw or to name in place of the first `n_genes`.
+    fdr
+        Adjusted p-values below count as significant.
     cmap
         Color map; by default one for the kind and the sign of the effects.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
 
     Returns
     -------
@@ -74,20 +71,19 @@ def perturbation(
         If the kind, a group or a gene does not exist, one group must be named, or the test has no p-values, which a
         volcano needs, or `fdr` is no number up to 1.
     """
-    if kind not in KINDS:
-        raise DataError(f"kind={kind!r} does not exist; choose one of {', '.join(map(repr, KINDS))}.")
+    check_choice(KINDS, kind=kind)
     check_whole(n_genes=n_genes)
     check_positive(1, fdr=fdr)
-    frame = ranking_frame(adata, group, key).drop_duplicates(["group", "names"])
+    frame = ranking_frame(adata, groups, key).drop_duplicates(["group", "names"])
     frame = frame[frame["effect"].notna()]
     if "pvals" in frame and frame["pvals"].notna().any():
         frame = frame[frame["pvals"].notna()]  # those in too few cells are the most extreme
-    groups = frame["group"].unique()
+    present = frame["group"].unique()
     chosen = KINDS[kind]
-    if len(groups) > 1 and not chosen.many_groups:
+    if len(present) > 1 and not chosen.many_groups:
         raise DataError(
-            f"adata.uns[{key!r}] has several groups, and kind={kind!r} draws one: name it by group=, or take "
-            f"kind='heatmap'. The groups are: {', '.join(map(repr, groups))}."
+            f"adata.uns[{key!r}] has several groups, and kind={kind!r} draws one: name it, groups='...', or "
+            f"take kind='heatmap'. The groups are: {', '.join(map(repr, present))}."
         )
     if chosen.needs_pvalues and ("pvals_adj" not in frame or frame["pvals_adj"].isna().all()):
         raise DataError(f"adata.uns[{key!r}] has no p-values, which kind={kind!r} needs. Take kind='ranking'.")

@@ -7,7 +7,8 @@ import numpy as np
 from scgeneformer._adata import keys
 from scgeneformer._adata.perturbation.effects_frame import cell_vectors
 from scgeneformer._checks import check_positive, check_whole
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._docs import shared_docs
+from scgeneformer._errors import DataError, missing_key
 from scgeneformer.pl._figure import finish, shows, titled
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ MIN_CELLS = 10
 SHORT = 0.12  # of the longest arrow
 
 
+@shared_docs
 def perturbation_arrows(
     adata: AnnData,
     perturbation: str | None = None,
@@ -46,10 +48,7 @@ def perturbation_arrows(
     adata
         After :func:`scgeneformer.tl.perturb` with ``vectors=True`` and :func:`scgeneformer.tl.embed_cells` with the
         same model and layer.
-    perturbation
-        Name of the perturbed gene or combination; None takes the only one there is.
-    key
-        Key of the perturbation.
+    {perturbation}
     basis
         Map to draw on, a key in `obsm` with or without ``X_``.
     use_rep
@@ -62,12 +61,7 @@ def perturbation_arrows(
         Points of the grid along the longer side of the map.
     temperature
         The smaller, the more of the arrow is due to the neighbours that lie best.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
     kwargs
         All other parameters of :func:`scanpy.pl.embedding` (`size`, `palette`, `title`, ...).
 
@@ -89,8 +83,8 @@ def perturbation_arrows(
     check_whole(2, n_neighbors=n_neighbors, n_grid=n_grid)
     check_positive(temperature=temperature)
     name, vectors = cell_vectors(adata, perturbation, key)
-    positions = _embedding(adata, basis, "Run sc.pp.neighbors(adata, use_rep='X_geneformer') and sc.tl.umap(adata).")
-    points = _embedding(adata, use_rep, "Run gf.tl.embed_cells first.")
+    positions = _embedding(adata, basis, "Run sc.pp.neighbors(adata, use_rep='X_geneformer'); sc.tl.umap(adata).")
+    points = _embedding(adata, use_rep, "Run gf.tl.embed_cells(adata) first.")
     if points.shape[1] != vectors.shape[1]:
         raise DataError(
             f"adata.obsm[{use_rep!r}] has {points.shape[1]} dimensions, and the vectors of {key!r} have "
@@ -99,7 +93,9 @@ def perturbation_arrows(
     there = ~(np.isnan(points).any(axis=1) | np.isnan(positions[:, :2]).any(axis=1))
     moved = int((there & ~np.isnan(vectors).any(axis=1)).sum())
     if moved < MIN_CELLS:
-        raise DataError(f"{name!r} moves only {moved} cells of the map; arrows need at least {MIN_CELLS}.")
+        raise DataError(
+            f"{name!r} moves {moved} cells of the map, and arrows need at least {MIN_CELLS}. Perturb more cells."
+        )
     arrows = project(vectors[there], points[there], positions[there, :2], n_neighbors, temperature)
     grid, means = smooth(positions[there, :2], arrows, n_grid)
     mode = str(adata.uns[key].get("params", {}).get("mode", ""))
@@ -114,8 +110,7 @@ def _embedding(adata: AnnData, key: str, remedy: str) -> np.ndarray:
     for name in (key, f"X_{key}"):
         if name in adata.obsm:
             return np.asarray(adata.obsm[name], dtype=np.float64)
-    present = ", ".join(map(repr, adata.obsm)) or "none"
-    raise MissingKeyError(f"adata.obsm[{key!r}] does not exist; there are: {present}. {remedy}")
+    raise missing_key("obsm", key, adata.obsm, remedy)
 
 
 def _draw(ax: Axes, grid: np.ndarray, arrows: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from scgeneformer._adata import keys
 from scgeneformer._adata.perturbation.effects_frame import effects_frame, position
 from scgeneformer._checks import check_whole
+from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows, small_numbers, titled
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@shared_docs
 def perturbation_effects(
     adata: AnnData,
     perturbation: str | None = None,
@@ -38,22 +40,14 @@ def perturbation_effects(
     ----------
     adata
         After :func:`scgeneformer.tl.perturb` with ``effects=True``.
-    perturbation
-        Name of the perturbed gene or combination; None takes the only one there is.
-    key
-        Key of the perturbation.
+    {perturbation}
     n_genes
         Number of genes.
     min_cells
         Leave out genes that are with the perturbed one in fewer cells: means of few cells are the most extreme.
     cmap
         Color map.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
 
     Returns
     -------

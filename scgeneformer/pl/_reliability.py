@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer._adata.training.evaluation_frame import read_comparison
+from scgeneformer._docs import shared_docs
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._methods import legend, looks
 
@@ -19,6 +20,7 @@ AREA = 220.0  # of the dot of a bin that holds all cells, in square points
 FEW = 5  # cells; bins with fewer are hollow, and not joined to the others
 
 
+@shared_docs
 def reliability(
     adata: AnnData,
     label: str,
@@ -36,19 +38,10 @@ def reliability(
 
     Parameters
     ----------
-    adata
-        After :func:`scgeneformer.tl.train_classifier`, :func:`scgeneformer.tl.train_gene_classifier` or
-        :func:`scgeneformer.tl.probe`.
-    label
-        What is told, or a key in `uns` such as "geneformer_cell_type_truth" of :func:`scgeneformer.tl.classify`.
+    {judged}
     methods
         One or several methods; None means all.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
 
     Returns
     -------

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer._adata import keys
+from scgeneformer._docs import shared_docs
 from scgeneformer._errors import MissingKeyError
 from scgeneformer.pl._figure import axes_of, finish, shows
 from scgeneformer.pl._methods import looks
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@shared_docs
 def roc(
     adata: AnnData,
-    name: str = "gene_class",
+    label: str = "gene_class",
     *,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -33,14 +35,9 @@ def roc(
     ----------
     adata
         After :func:`scgeneformer.tl.train_gene_classifier`.
-    name
-        Name of what is told.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    label
+        What is told.
+    {axes}
 
     Returns
     -------
@@ -51,9 +48,11 @@ def roc(
     MissingKeyError
         If no curves are stored.
     """
-    key = keys.evaluation_key(name)
+    key = keys.evaluation_key(label)
     if (found := adata.uns.get(key, {}).get("roc")) is None:
-        raise MissingKeyError(f"adata.uns[{key!r}]['roc'] does not exist. Run gf.tl.train_gene_classifier first.")
+        raise MissingKeyError(
+            f"adata.uns[{key!r}]['roc'] does not exist. Run gf.tl.train_gene_classifier(adata, classes) first."
+        )
     drawn = axes_of(ax, (4.4, 4.4))
     drawn.plot([0, 1], [0, 1], color="0.6", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     labels = [str(label) for label in found["classes"]]
@@ -65,7 +64,7 @@ def roc(
     drawn.set_xlabel("false positive rate")
     drawn.set_ylabel("true positive rate")
     drawn.spines[["top", "right"]].set_visible(False)
-    drawn.set_title(f"{name}: held-out genes in cells", fontsize="medium", loc="left")
+    drawn.set_title(f"{label}: held-out genes in cells", fontsize="medium", loc="left")
     drawn.legend(loc="lower right", frameon=False, fontsize="small", title="AUC ± sd", title_fontsize="small")
     return finish(drawn, show=shows(ax, show), return_fig=return_fig)
 

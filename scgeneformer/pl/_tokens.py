@@ -6,6 +6,7 @@ import numpy as np
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._docs import shared_docs
 from scgeneformer._errors import MissingKeyError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@shared_docs
 def tokens(
     adata: AnnData,
     *,
@@ -32,12 +34,7 @@ def tokens(
         After :func:`scgeneformer.tl.tokenize`.
     groupby
         One or several columns of `obs`: one row of the plot per group; None draws one histogram.
-    ax
-        Draw here.
-    show
-        Show the figure; by default as scanpy's ``autoshow`` says, and not if `ax` is given.
-    return_fig
-        Return the figure.
+    {axes}
 
     Returns
     -------

@@ -26,12 +26,12 @@ COLUMNS = ("median", "mean", "variance", "std", "detection")
 def gene_medians(
     adata: AnnData,
     *,
+    target_sum: float | None = 1e4,
+    max_memory_gb: float = 1.0,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
-    target_sum: float | None = 1e4,
-    max_memory_gb: float = 1.0,
-    key_added: str = keys.GENES,
+    key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Median, mean and variance of every gene, in one streaming pass.
@@ -44,6 +44,11 @@ def gene_medians(
     ----------
     adata
         Cells × genes.
+    target_sum
+        Counts per cell after normalisation; None leaves them as they are.
+    max_memory_gb
+        Memory for the different values of all genes. Medians are exact, to the 7 digits of float32, as long as they
+        fit (about 25 million per GB); then values are rounded to 9 bits, and medians are off by 1/512 at most.
     counts_layer
         Layer with the counts (raw, or log1p-normalised over all genes); None takes ``adata.X``.
     use_raw
@@ -52,13 +57,8 @@ def gene_medians(
         Column of ``adata.var`` with the IDs of the genes, or "var_names"; None takes Ensembl IDs of any species where a
         usual column or the index has them, else the index. Genes of equal ID (in any case, of any version) are added
         up, as where cells are encoded, and all get the result; a gene without an ID stands for itself.
-    target_sum
-        Counts per cell after normalisation; None leaves them as they are.
-    max_memory_gb
-        Memory for the different values of all genes. Medians are exact, to the 7 digits of float32, as long as they
-        fit (about 25 million per GB); then values are rounded to 9 bits, and medians are off by 1/512 at most.
     key_added
-        What the keys begin with.
+        Prefix of the keys instead of "geneformer".
     {copy}
 
     Returns
@@ -114,8 +114,9 @@ def gene_medians(
         "exact": found.exact,
         "version": version("scgeneformer"),
     }
-    columns = {f"{key_added}_{name}": pd.Series(table[name].to_numpy(), index=adata.var_names) for name in COLUMNS}
-    results = Results(var=columns, uns={f"{key_added}_median": {"params": params}})
+    key = key_added or keys.GENES
+    columns = {f"{key}_{name}": pd.Series(table[name].to_numpy(), index=adata.var_names) for name in COLUMNS}
+    results = Results(var=columns, uns={f"{key}_median": {"params": params}})
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None

@@ -8,7 +8,6 @@ from scanpy import logging as logg
 
 from scgeneformer import models
 from scgeneformer._adata import keys
-from scgeneformer._adata.counts import count_share, open_counts
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import map_genes as find_genes
 from scgeneformer._adata.writer import Results, target_of, write
@@ -27,7 +26,6 @@ def map_genes(
     model: ModelLike | None = None,
     *,
     gene_ids: str | None = None,
-    counts_layer: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Map the genes to the Ensembl IDs and tokens of a model.
@@ -43,8 +41,6 @@ def map_genes(
     {model}
     gene_ids
         Column of ``adata.var`` with Ensembl IDs or symbols, or "var_names"; None finds it by itself.
-    counts_layer
-        Layer with the counts, to tell what share of them is covered; None takes ``adata.X``.
     {copy}
 
     Returns
@@ -73,7 +69,6 @@ def map_genes(
     vocabulary = models.load_vocabulary(model)
     var = in_memory(adata.var)
     genes = find_genes(var, vocabulary, gene_ids)
-    share = count_share(open_counts(adata, counts_layer), genes.tokens)
     id_of = pd.Series(vocabulary.ensembl_ids, index=vocabulary.tokens)
     known = genes.tokens >= 0
     given = var[keys.ENSEMBL_ID].astype(str) if keys.ENSEMBL_ID in var else genes.names
@@ -81,7 +76,7 @@ def map_genes(
     ids[known] = id_of.loc[genes.tokens[known]].to_numpy()
     write(target, Results(var={keys.ENSEMBL_ID: ids, keys.GENE_TOKEN: genes.tokens}))
     logg.info(
-        f"{genes.n_matched:,} of {adata.n_vars:,} genes, with {share:.1%} of the counts, are known to the model "
+        f"{genes.n_matched:,} of {adata.n_vars:,} genes are known to the model "
         f"(by {genes.column}; {genes.n_duplicates} of them share a token with another and are summed with it)"
     )
     return target if copy else None

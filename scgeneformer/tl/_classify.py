@@ -10,7 +10,6 @@ from scgeneformer._adata.training.predicted import most_probable
 from scgeneformer._adata.training.truth import find_truth, judge
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
-from scgeneformer._errors import DataError
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 @shared_docs
 def classify(
     adata: AnnData,
-    classifier: ModelLike | None = None,
+    model: ModelLike,
     *,
     truth: str | None = None,
     counts_layer: str | None = None,
@@ -47,9 +46,8 @@ def classify(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
-    classifier
+    {cells}
+    model
         What :func:`train_classifier` returned or wrote, or the directory or place on the hub of a stock
         `BertForSequenceClassification` (``pytorch_model.bin`` is read as tensors only), or a loaded model.
     truth
@@ -104,12 +102,10 @@ def classify(
     from scgeneformer._engine.classification import softmax
     from scgeneformer.models._classifier import CELLS, load_classifier
 
-    if classifier is None:
-        raise DataError("classifier=None names no model. Name the directory that gf.tl.train_classifier wrote.")
     target = target_of(adata, copy)
     session = open_session(
         adata,
-        classifier,
+        model,
         -1,
         counts_layer=counts_layer,
         use_raw=use_raw,

@@ -12,7 +12,6 @@ from scgeneformer._adata.var_tokens import Spread, tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
-from scgeneformer._errors import DataError
 from scgeneformer.tl._session import open_session
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 @shared_docs
 def classify_genes(
     adata: AnnData,
-    classifier: ModelLike | None = None,
+    model: ModelLike,
     *,
     groupby: str | Sequence[str] | None = None,
     min_cells: int = 1,
@@ -50,9 +49,8 @@ def classify_genes(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
-    classifier
+    {cells}
+    model
         What :func:`train_gene_classifier` returned or wrote, or the directory or place on the hub of a stock
         `BertForTokenClassification`, or a loaded model.
     groupby
@@ -63,29 +61,29 @@ def classify_genes(
     {counts}
     {device}
     key_added
-        Key instead of "geneformer_<name>".
+        Key instead of "geneformer_<label>".
     {copy}
 
     Returns
     -------
-    None, or the copy if ``copy=True``. Sets, `name` being that of the classifier,
+    None, or the copy if ``copy=True``. Sets, for the label that the model tells,
 
-    `adata.var['geneformer_<name>' | key_added]` : categorical
+    `adata.var['geneformer_<label>' | key_added]` : categorical
         Class of the largest mean probability; missing for genes the model does not know, or in too few cells. Genes
         the classifier was trained on are told, too: what it tells of those is no test of it.
-    `adata.var['geneformer_<name>_confidence']` : float32
+    `adata.var['geneformer_<label>_confidence']` : float32
         That probability.
-    `adata.var['geneformer_<name>_n_cells']` : int32
+    `adata.var['geneformer_<label>_n_cells']` : int32
         Cells that contain the gene, after truncation.
-    `adata.varm['geneformer_<name>_probability']` : float32 (n_vars, n_classes)
+    `adata.varm['geneformer_<label>_probability']` : float32 (n_vars, n_classes)
         Mean probability of each class; NaN where nothing is told. Genes that share a token have the same.
-    `adata.uns['geneformer_<name>']` : dict
+    `adata.uns['geneformer_<label>']` : dict
         `classes`, in the order of the columns, and `params`.
-    `adata.varm['geneformer_<name>_<groupby>_probability']` : float32 (n_vars, n_groups, n_classes)
+    `adata.varm['geneformer_<label>_<groupby>_probability']` : float32 (n_vars, n_groups, n_classes)
         The same within each group, if `groupby` was given.
-    `adata.varm['geneformer_<name>_<groupby>_n_cells']` : int32 (n_vars, n_groups)
+    `adata.varm['geneformer_<label>_<groupby>_n_cells']` : int32 (n_vars, n_groups)
         Cells of each group that contain the gene.
-    `adata.uns['geneformer_<name>_<groupby>']` : dict
+    `adata.uns['geneformer_<label>_<groupby>']` : dict
         `groups`, their names in the order of the axis, `labels`, `classes` and `params`.
 
     Raises
@@ -113,14 +111,12 @@ def classify_genes(
     """
     from scgeneformer.models._classifier import GENES, load_classifier
 
-    if classifier is None:
-        raise DataError("classifier=None names no model. Name the directory that gf.tl.train_gene_classifier wrote.")
     target = target_of(adata, copy)
     check_whole(min_cells=min_cells)
     groups = None if groupby is None else find_groups(adata, groupby)
     session = open_session(
         adata,
-        classifier,
+        model,
         -1,
         counts_layer=counts_layer,
         use_raw=use_raw,

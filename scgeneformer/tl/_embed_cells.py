@@ -12,6 +12,7 @@ from scgeneformer._adata.disk.parts import Parts, n_filled, name_of
 from scgeneformer._adata.disk.rows import Rows
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
+from scgeneformer._checks import check_choice
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.statistics.aggregate import aggregate
 from scgeneformer._errors import DataError
@@ -64,12 +65,9 @@ def embed_cells(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
+    {cells}
     {model}
-    layer
-        Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
-        A list is computed in one pass.
+    {layer}
     pooling
         "mean" over the genes of the cell, special tokens left out (at both time points, if the model reads two);
         "cls": the ``<cls>`` token, for models that have one; "first": the first token, whatever it is.
@@ -129,8 +127,7 @@ def embed_cells(
     from scgeneformer._engine.pooling import get_pooling
 
     target = target_of(adata, copy)
-    if agg not in AGGREGATES:
-        raise DataError(f"agg={agg!r} does not exist; choose one of {', '.join(map(repr, AGGREGATES))}.")
+    check_choice(AGGREGATES, agg=agg)
     if not per_cell and groupby is None:
         raise DataError("per_cell=False stores the embeddings of groups only. Name their column: groupby='...'.")
     groups = None if groupby is None else find_groups(adata, groupby)

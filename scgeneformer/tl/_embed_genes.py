@@ -40,13 +40,13 @@ def embed_genes(
     model: ModelLike | None = None,
     *,
     layer: int | Sequence[int] = -2,
+    genes: str | Sequence[str] | None = None,
     groupby: str | Sequence[str] | None = None,
     agg: Literal["mean", "median", "var"] = "mean",
-    genes: Sequence[str] | None = None,
     per_cell: bool = False,
     min_cells: int = 1,
     sample: int | None = None,
-    random_state: int = 0,
+    seed: int = 0,
     max_memory_gb: float = 4.0,
     out: str | Path | None = None,
     counts_layer: str | None = None,
@@ -69,29 +69,25 @@ def embed_genes(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
+    {cells}
     {model}
-    layer
-        Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
-        A list is computed in one pass.
+    {layer}
+    genes
+        Genes to embed, as in ``adata.var_names``, in the column of `gene_ids`, or as any symbol, alias or Ensembl ID
+        the model knows; those that are missing are listed in a warning. None takes every gene of ``adata.var``.
     groupby
         One or several columns of ``adata.obs``: also one embedding per gene and group. Cells without a label count
         among all cells and in no group.
     agg
         "mean"; "median", element by element and exact; or "var", the variance of the cells at hand (``ddof=0``).
         "mean" and "var" are accumulated in float64.
-    genes
-        Genes to embed, as in ``adata.var_names``, in the column of `gene_ids`, or as any symbol, alias or Ensembl ID
-        the model knows; those that are missing are listed in a warning. None: every gene of ``adata.var``.
     per_cell
         Also keep the embedding of each of `genes` in every cell.
     min_cells
         Results over fewer cells that contain the gene are NaN.
-    sample
-        Embed a random sample of this many cells instead of all; said in the log and stored.
-    random_state
-        Seed of the sample.
+    {sample}
+    seed
+        Of the sample.
     max_memory_gb
         For ``agg="median"``, which needs all values at once: beyond this they are kept in a temporary file (in the
         folder that TMPDIR names), which the log says. The result is the same.
@@ -154,7 +150,7 @@ def embed_genes(
     True
     """
     target = target_of(adata, copy)
-    _check(agg, genes, per_cell, min_cells, sample, random_state, max_memory_gb, out)
+    _check(agg, genes, per_cell, min_cells, sample, seed, max_memory_gb, out)
     groups = None if groupby is None else find_groups(adata, groupby)
     key = key_added or keys.GENES
     if per_cell and groups is not None and keys.group_key(key, groups.columns) == keys.genes_key(key):
@@ -176,13 +172,13 @@ def embed_genes(
     slot_of_token = session.model.vocabulary.slots(tokens)
     start = logg.info(f"embedding genes with {session.model.name}")
     everyone = np.ones(adata.n_obs, dtype=bool), np.zeros(adata.n_obs, dtype=np.int64)
-    cells = sample_cells(adata, sample, random_state, *everyone)
+    cells = sample_cells(adata, sample, seed, *everyone)
     states = room_for_cells(adata.n_obs, len(tokens), session) if per_cell else None
     found, used = run(session, groups, slot_of_token, len(tokens), agg, cells, states, max_memory_gb, out)
 
     spread = Spread(np.where(mapped.tokens >= 0, slot_of_token[mapped.tokens], -1), min_cells)
     params: dict[str, Any] = {"agg": agg, "min_cells": min_cells}
-    params |= {} if cells.all() else {"sample": int(cells.sum()), "random_state": random_state}
+    params |= {} if cells.all() else {"sample": int(cells.sum()), "seed": seed}
     results = _of_all_cells(session, key, found, spread, params)
     if states is not None:
         for n, values in states.items():
@@ -205,7 +201,7 @@ def _check(
     per_cell: bool,
     min_cells: int,
     sample: int | None,
-    random_state: int,
+    seed: int,
     max_memory_gb: float,
     out: str | Path | None,
 ) -> None:
@@ -218,7 +214,7 @@ def _check(
         reason = "agg='median'" if agg == "median" else "per_cell=True"
         raise DataError(f"out={str(out)!r} keeps sums over cells, and {reason} needs every cell. Leave it out.")
     check_whole(min_cells=min_cells, sample=1 if sample is None else sample)
-    check_whole(0, random_state=random_state)
+    check_whole(0, seed=seed)
     if isinstance(max_memory_gb, str | bool | None) or not max_memory_gb >= 0:
         raise DataError(f"max_memory_gb={max_memory_gb!r} must be a number of at least 0.")
 

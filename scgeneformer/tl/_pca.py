@@ -9,7 +9,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.frames import drop
 from scgeneformer._adata.representation import open_representation
 from scgeneformer._adata.writer import Results, target_of, write
-from scgeneformer._checks import check_whole
+from scgeneformer._checks import check_choice, check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer._progress import progress
@@ -138,8 +138,7 @@ def _check(rep: Representation, method: str, n_comps: int) -> None:
     from scgeneformer._engine.statistics.pca import METHODS, check_n_comps
 
     check_whole(n_comps=n_comps)
-    if method not in METHODS:
-        raise DataError(f"method={method!r} does not exist; choose one of {', '.join(map(repr, METHODS))}.")
+    check_choice(METHODS, method=method)
     if rep.width > (most := METHODS[method].max_features):
         raise DataError(
             f"{rep.name} has {rep.width} features; method={method!r} needs their covariance matrix and takes at most "

@@ -43,10 +43,10 @@ def perturb(
     vectors: bool = False,
     n_matched: int = 0,
     groupby: str | Sequence[str] | None = None,
-    sample: int | None = None,
-    random_state: int = 0,
     method: Literal["exact", "screen"] = "exact",
     n_exact: int = 30,
+    sample: int | None = None,
+    seed: int = 0,
     out: str | Path | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
@@ -64,8 +64,7 @@ def perturb(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
+    {cells}
     genes
         Genes, as in ``adata.var_names``, in the column of `gene_ids`, or as any symbol, alias or Ensembl ID the model
         knows. A list perturbs them one by one. None: every gene of each cell in turn. A tuple in the list is a
@@ -82,9 +81,7 @@ def perturb(
         "overexpress" and "set" apply to every cell that is not empty, the others to cells that contain the gene (all
         genes of a combination) within the model's input size.
     {model}
-    layer
-        Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
-        A list is computed in one pass.
+    {layer}
     to
         For "activate" and "inhibit" a rank, 1 being the first; for "set" counts per 10,000, 0 for none; for "replace" a
         special token, a gene or the number of a token.
@@ -115,16 +112,16 @@ def perturb(
         :func:`rank_perturbations`; for genes that are not in the cell, others that are not.
     groupby
         One or several columns of ``adata.obs``: also the mean shift over the cells of each group.
-    sample
-        Perturb a random sample of so many cells (of each group) instead of all.
-    random_state
-        Seed of the sample, and of the screen.
     method
         "exact" runs every perturbation. "screen" estimates them all at a small part of the cost (deletion and
         overexpression of single genes, in float32), and runs those exactly that lead the estimate.
     n_exact
         With ``method="screen"``: perturbations of each cell that are run exactly, those of the largest estimated shift
         or, with `goal`, the largest towards or away from a state; and all genes that enter a cell by overexpression.
+    sample
+        Work on a random sample of at most so many cells (of each group), drawn by their names; None takes all.
+    seed
+        Of the sample, and of the screen.
     {out}
     {counts}
     {device}
@@ -197,7 +194,7 @@ def perturb(
         vectors=vectors,
         n_matched=n_matched,
         sample=sample,
-        random_state=random_state,
+        seed=seed,
         method=method,
         n_exact=n_exact,
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from scgeneformer._adata.perturbation.choice import check_mode, split
 from scgeneformer._adata.sampling import sample_cells
-from scgeneformer._checks import check_whole
+from scgeneformer._checks import check_choice, check_whole
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -41,15 +41,14 @@ class Request:
     vectors: bool
     n_matched: int
     sample: int | None
-    random_state: int
+    seed: int
     method: str
     n_exact: int
 
 
 def check_screen(request: Request) -> None:
     """Refuse what the screen cannot estimate."""
-    if request.method not in METHODS:
-        raise DataError(f"method={request.method!r} does not exist; choose 'exact' or 'screen'.")
+    check_choice(METHODS, method=request.method)
     if request.method == "exact":
         return
     asked = {
@@ -73,10 +72,12 @@ def check(request: Request) -> None:
     check_screen(request)
     singles, combinations = split(request.genes)
     _check_positions(request, singles, combinations)
-    if request.measure is not None and request.measure not in MEASURES:
-        raise DataError(f"measure={request.measure!r} does not exist; choose 'genes', 'cls', 'mean' or None.")
+    if request.measure is not None:
+        check_choice(MEASURES, measure=request.measure)
     if request.anchor is not None and combinations:
-        raise DataError("anchor= pairs single genes with it; a combination names all of its genes. Give one of them.")
+        raise DataError(
+            "anchor pairs single genes with it, and a combination names all of its genes. Leave one of them out."
+        )
     for name in ("effects", "vectors"):
         if getattr(request, name) and request.genes is None:
             raise DataError(f"{name}=True keeps much for every perturbation. Name the genes: genes=[...].")
@@ -84,7 +85,9 @@ def check(request: Request) -> None:
     check_whole(1, sample=1 if request.sample is None else request.sample)
     if request.n_matched and not singles:
         raise DataError(
-            "n_matched= goes with genes that are named one by one; all genes of a cell are each other's null."
+            "n_matched adds nulls to genes that are named one by one; all genes of a cell are each other's. Name "
+            "genes, "
+            "genes=[...], or leave n_matched out."
         )
 
 
@@ -92,8 +95,7 @@ def _check_positions(request: Request, singles: list[str] | None, combinations: 
     """Refuse to hold positions where a mode moves genes; and modes that do not exist."""
     from scgeneformer._engine.perturbation.edits import EDITS
 
-    if request.positions not in POSITIONS:
-        raise DataError(f"positions={request.positions!r} does not exist; choose 'shift', 'hold' or 'both'.")
+    check_choice(POSITIONS, positions=request.positions)
     modes = {request.mode} if not combinations or singles else set()
     modes |= {mode for one in combinations for mode in (one if isinstance(one, Mapping) else [request.mode])}
     for mode in modes:
@@ -106,11 +108,14 @@ def _check_positions(request: Request, singles: list[str] | None, combinations: 
                 f"other positions. Only {holding} leave all other genes where they are."
             )
         if request.refill:
-            raise DataError("refill=True moves genes up from beyond the cut: use positions='shift' with it.")
+            raise DataError(
+                "refill=True moves genes up from beyond the cut, which have no position to hold. Take "
+                "positions='shift'."
+            )
 
 
 def find_cells(adata: AnnData, request: Request, goal: Goal | None, groups: Groups | None) -> np.ndarray:
     """Which cells are perturbed, (n_obs,) bool: those of the start state, or a sample of them (of each group)."""
     cells = np.ones(adata.n_obs, dtype=bool) if goal is None else goal.codes == 0
     codes = np.zeros(adata.n_obs, dtype=np.int64) if groups is None else groups.codes
-    return sample_cells(adata, request.sample, request.random_state, cells, codes)
+    return sample_cells(adata, request.sample, request.seed, cells, codes)

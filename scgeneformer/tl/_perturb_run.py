@@ -164,7 +164,7 @@ def _params(session: Session, request: Request, goal: Goal | None, measure: str)
     optional = {"to": request.to, "anchor": request.anchor, "sample": request.sample}
     params |= {name: value for name, value in optional.items() if value is not None}
     if request.sample is not None or request.method == "screen":
-        params["random_state"] = request.random_state
+        params["seed"] = request.seed
     params |= {"n_matched": request.n_matched} if request.n_matched else {}
     params |= {"method": request.method} | ({"n_exact": request.n_exact} if request.method == "screen" else {})
     if goal is not None:
@@ -242,11 +242,7 @@ def _scan_cells(
     from scgeneformer._engine.perturbation.screened import screened_scan
 
     vocabulary = session.model.vocabulary
-    run = (
-        scan
-        if request.method == "exact"
-        else partial(screened_scan, n_exact=request.n_exact, seed=request.random_state)
-    )
+    run = scan if request.method == "exact" else partial(screened_scan, n_exact=request.n_exact, seed=request.seed)
     chunk = "" if session.first is None else f"{session.first:09d}-"
     if session.first is None:
         announce_scan(session, plan, int(cells.sum()), request)

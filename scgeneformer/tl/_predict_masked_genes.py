@@ -11,7 +11,6 @@ from scgeneformer._adata.var_tokens import tokens_of_genes, tokens_of_var
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.encodings import check_ranked
-from scgeneformer._errors import DataError
 from scgeneformer.tl._masked_run import run_masked
 from scgeneformer.tl._session import open_session
 
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
 @shared_docs
 def predict_masked_genes(
     adata: AnnData,
+    genes: str | Sequence[str],
     model: ModelLike | None = None,
     *,
-    genes: str | Sequence[str] | None = None,
-    top_k: int = 10,
+    n_genes: int = 10,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
@@ -46,13 +45,13 @@ def predict_masked_genes(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
-    {model}
+    {cells}
     genes
-        The genes to mask. Each costs one pass over the cells in which it occurs.
-    top_k
-        Number of predicted genes.
+        Genes to mask, as in ``adata.var_names``, in the column of `gene_ids`, or as any symbol, alias or Ensembl ID the
+        model knows; those that are missing are listed in a warning. Each costs one pass over the cells that contain it.
+    {model}
+    n_genes
+        Number of genes that are predicted in place of each.
     {counts}
     {device}
 
@@ -67,7 +66,7 @@ def predict_masked_genes(
     Raises
     ------
     DataError
-        If there are no counts, no gene is named or none of them is known, or `top_k` cannot be used.
+        If there are no counts, none of the genes is known, or `n_genes` cannot be used.
     ModelError
         If the model cannot be used, or has no head for masked genes.
 
@@ -79,7 +78,7 @@ def predict_masked_genes(
     --------
     >>> import scgeneformer as gf
     >>> adata = gf.datasets.pbmc68k()[:20].copy()
-    >>> found = gf.tl.predict_masked_genes(adata, "mini", genes=["CD3D", "LYZ"], top_k=3)
+    >>> found = gf.tl.predict_masked_genes(adata, ["CD3D", "LYZ"], "mini", n_genes=3)
     >>> found.columns.tolist()
     ['cell', 'gene', 'position', 'true_rank', 'true_probability', 'rank', 'predicted', 'probability']
     """
@@ -87,9 +86,7 @@ def predict_masked_genes(
     from scgeneformer._engine.masks import masks_of_genes
     from scgeneformer.models._head import load_head
 
-    check_whole(top_k=top_k)
-    if genes is None:
-        raise DataError("Name the genes to mask: genes=['CD3D', ...].")
+    check_whole(n_genes=n_genes)
     session = open_session(
         adata,
         model,
@@ -106,7 +103,7 @@ def predict_masked_genes(
     tokens = tokens_of_genes(session.source, genes)
     start = logg.info(f"predicting {len(tokens)} masked genes with {session.model.name}")
     choose, n_copies = partial(masks_of_genes, genes=tokens), _n_occurrences(session, tokens)
-    more = {"genes": vocabulary.tokens, "top_k": int(top_k)}
+    more = {"genes": vocabulary.tokens, "top_k": int(n_genes)}
     found, _ = run_masked(session, head, "predict", predict_masked, choose, n_copies, **more)
     logg.info("    finished", time=start)
     return _frame(found, session)

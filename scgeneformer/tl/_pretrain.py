@@ -35,12 +35,12 @@ def pretrain(
     vocabulary: Vocabulary | None = None,
     orthologs: Mapping[str, str | Sequence[str]] | pd.Series | pd.DataFrame | None = None,
     config: Mapping[str, Any] | None = None,
-    out: str | os.PathLike[str] | None = None,
     split: str | None = None,
     split_by: str | Sequence[str] | None = None,
     fractions: tuple[float, float, float] = (0.9, 0.1, 0.0),
     recipe: str | Recipe = "geneformer",
-    seed: int = 42,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
@@ -87,34 +87,17 @@ def pretrain(
         Entries of the BERT config for a model from scratch, such as ``{"hidden_size": 512, "num_hidden_layers": 12}``.
         By default 6 blocks of width 256, with heads of width 64, a feed-forward layer of twice the width, ReLU and
         dropout 0.02 (Geneformer-V1-10M).
-    out
-        Directory of the trained model; by default "geneformer_pretrained" in the working directory. A training that
-        was cut off there goes on from its last checkpoint if the same call is repeated.
-    split
-        Column of ``adata.obs`` with "train", "validation" and "test" (see :func:`split_cells`).
-    split_by
-        Columns such as "donor": all cells of one donor go to the same part, in whichever data set they are.
-    fractions
-        Shares of training, validation and test cells, where `split` does not give them.
-    recipe
-        Settings by name (:func:`scgeneformer.models.recipes`), or a :class:`scgeneformer.models.Recipe`.
+    {split}
+    {recipe}
     seed
         Of split, weights, masks, dropout and order of the cells.
+    out
+        Directory of the trained model; by default ``geneformer_pretrained`` in the working directory. A training that
+        was cut off there goes on from its last checkpoint if the same call is repeated.
     {counts}
     previous_layer
         Layer with the counts of the same cells before, for a vocabulary of two time points.
-    device
-        "auto" (CUDA where there is one, else CPU) or a torch device. Several GPUs: one process each, by ``torchrun``.
-    dtype
-        "auto" (CUDA: mixed precision in bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
-    arguments
-        Arguments of `transformers.TrainingArguments` that take the place of ours, such as
-        ``{"save_steps": 1000, "gradient_checkpointing": True, "report_to": "tensorboard"}``.
-    overwrite
-        Whether `out` may be a model directory already.
-    **settings
-        Settings of the recipe to change, such as ``learning_rate=5e-4, epochs=10, max_tokens=512, base_width=256``:
-        see :class:`scgeneformer.models.Recipe`.
+    {training}
 
     Returns
     -------

@@ -14,9 +14,10 @@ from scgeneformer._adata.training.evaluation import comparable, with_method
 from scgeneformer._adata.training.labels import find_labels
 from scgeneformer._adata.training.split import find_split
 from scgeneformer._adata.writer import Results, target_of, write
-from scgeneformer._checks import as_names, check_whole
+from scgeneformer._checks import as_names, check_choice, check_whole
 from scgeneformer._docs import shared_docs
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError, missing_key
+from scgeneformer._training.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from scgeneformer._training.probes import Settings
 
-TRAIN, VALIDATION, TEST = range(3)
 PCA = "PCA"
 
 
@@ -34,18 +34,18 @@ def probe(
     adata: AnnData,
     label: str,
     *,
-    embeddings: str | Sequence[str] | None = None,
+    use_rep: str | Sequence[str] | None = None,
     methods: str | Sequence[str] = ("logistic",),
     split: str | None = None,
     split_by: str | Sequence[str] | None = None,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     n_folds: int | None = None,
-    counts_layer: str | None = None,
-    use_raw: bool | None = None,
     n_pcs: int = 50,
     n_neighbors: int = 15,
     C: float | None = None,
-    seed: int = 42,
+    seed: int = 0,
+    counts_layer: str | None = None,
+    use_raw: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Tell a label from stored embeddings, and from PCA, by simple methods on held-out cells.
@@ -53,7 +53,7 @@ def probe(
     With the same `split`, `split_by`, `fractions`, `n_folds` and `seed` as :func:`train_classifier` the cells are
     divided alike, and "fine-tuned" stands in the same table. PCA is always there: it is what fine-tuning and embeddings
     have to beat. It is fitted on the training cells only (counts per 10,000, log1p, the 2,000 most variable genes of
-    the training cells), and the others are projected.
+    the training cells), and the others are projected. Without test cells the validation cells are judged.
 
     Parameters
     ----------
@@ -61,25 +61,15 @@ def probe(
         Cells × genes, with raw or log1p-normalised counts. Cells without a label are left out.
     label
         Column of ``adata.obs``.
-    embeddings
-        Keys of ``adata.obsm``; None takes all embeddings of cells stored as "X_geneformer...".
+    use_rep
+        One or several keys of ``adata.obsm``; None takes all embeddings of cells stored as "X_geneformer...".
     methods
         "logistic" (multinomial logistic regression with an L2 penalty), "logistic_l1" (with an L1 penalty, that is a
         Laplace prior of the weights) or "knn" (vote of the nearest training cells). One or several.
-    split
-        Column of ``adata.obs`` with "train", "validation" and "test" (see :func:`split_cells`), or with numbers of
-        folds if `n_folds` is given.
-    split_by
-        Columns such as "donor": cells of one donor all go to the same part.
-    fractions
-        Shares of training, validation and test cells, where `split` does not give them. Without test cells the
-        validation cells are judged.
+    {split}
     n_folds
-        Cross-validate: each cell is told by a model that was trained on the other folds, and all are judged.
-    counts_layer
-        Layer with the counts for PCA (raw, or log1p-normalised); None takes ``adata.X``.
-    use_raw
-        Take the counts from ``adata.raw``.
+        Cross-validate: each cell is told by a model that was trained on the other folds, and all are judged. `split`
+        then is a column with the numbers of the folds.
     n_pcs
         Number of principal components.
     n_neighbors
@@ -90,6 +80,10 @@ def probe(
         none or they are judged, on three folds of the training cells, which keep the groups of `split_by` whole.
     seed
         Of the split, and of what is random in the methods.
+    counts_layer
+        Layer with the counts for PCA (raw, or log1p-normalised); None takes ``adata.X``.
+    use_raw
+        Take the counts from ``adata.raw``.
     {copy}
 
     Returns
@@ -126,7 +120,7 @@ def probe(
     target = target_of(adata, copy)
     chosen = _methods(methods, n_pcs, n_neighbors, C)
     labels = find_labels(adata, label)
-    stored = _embeddings(adata, embeddings)
+    stored = _embeddings(adata, use_rep)
     found = find_split(adata, labels, split=split, split_by=split_by, fractions=fractions, n_folds=n_folds, seed=seed)
     units = None if split_by is None else find_groups(adata, split_by).codes
     whole = np.all([np.isfinite(values).all(axis=1) for values in stored.values()], axis=0) | (not stored)
@@ -175,8 +169,10 @@ def _methods(methods: str | Sequence[str], n_pcs: int, n_neighbors: int, strengt
     if strength is not None and not (isinstance(strength, int | float | np.number) and 0 < strength < np.inf):
         raise DataError(f"C={strength!r} must be a number above 0, or None.")
     chosen = list(dict.fromkeys(as_names(methods)))
-    if not chosen or (unknown := [name for name in chosen if name not in METHODS]):
-        raise DataError(f"methods={unknown[0] if chosen else []!r} must be of {', '.join(map(repr, METHODS))}.")
+    if not chosen:
+        raise DataError("methods=[] names no method. Name at least one, such as methods='knn'.")
+    for name in chosen:
+        check_choice(METHODS, methods=name)
     return chosen
 
 
@@ -191,14 +187,16 @@ def _embeddings(adata: AnnData, asked: str | Sequence[str] | None) -> dict[str, 
     else:
         names = [name for name in dict.fromkeys(as_names(asked)) if name != PCA]
     if missing := [name for name in names if name not in adata.obsm]:
-        there = ", ".join(map(repr, adata.obsm)) or "none"
-        raise MissingKeyError(f"adata.obsm[{missing[0]!r}] does not exist; the keys are: {there}.")
+        raise missing_key("obsm", missing[0], adata.obsm, "Run gf.tl.embed_cells(adata) first.")
     found = {}
     for name in names:
         values: Any = adata.obsm[name]
         values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
         if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
-            raise DataError(f"adata.obsm[{name!r}] is no embedding of cells: it must hold numbers, cells × dimensions.")
+            raise DataError(
+                f"adata.obsm[{name!r}] is no embedding of cells, which holds numbers, cells × dimensions. Leave it out "
+                "of use_rep."
+            )
         found[name] = values
     return found
 
@@ -211,7 +209,10 @@ def _rounds(parts: np.ndarray, used: np.ndarray, n_folds: int | None) -> list[Ro
     if test.any():
         return [Round(train, validation if validation.any() else None, test)]
     if not validation.any():
-        raise DataError("There are no test and no validation cells to judge the methods on: see fractions= or split=.")
+        raise DataError(
+            "There are no test and no validation cells to judge the methods on. Give them a share: fractions=(0.8, "
+            "0.1, 0.1)."
+        )
     logg.info("    no test cells: the validation cells are judged")
     return [Round(train, None, validation)]
 

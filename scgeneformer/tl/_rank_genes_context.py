@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 def rank_genes_context(
     adata: AnnData,
     groupby: str | Sequence[str],
-    *,
     model: ModelLike | None = None,
-    reference: str = "rest",
+    *,
+    layer: int | Sequence[int] = -2,
     groups: str | Sequence[str] = "all",
+    reference: str = "rest",
     replicate: str | None = None,
     n_replicates: int = 5,
     n_rotations: int = 500,
-    layer: int | Sequence[int] = -2,
     min_cells: int = 3,
     seed: int = 0,
     counts_layer: str | None = None,
@@ -46,7 +46,7 @@ def rank_genes_context(
     device: str | Sequence[str] = "auto",
     dtype: str = "auto",
     tokens_per_batch: int | None = None,
-    key_added: str = keys.GENE_CONTEXT,
+    key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     r"""Rank genes by how much their contextual embedding differs between groups of cells.
@@ -57,15 +57,15 @@ def rank_genes_context(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
+    {cells}
     groupby
         One or several columns of ``adata.obs`` that define the groups.
     {model}
+    {layer}
+    groups
+        Names of the groups, or "all".
     reference
         "rest" compares each group with all other cells that have a label, else the name of a group.
-    groups
-        Names of the groups to compare, or "all".
     replicate
         Column of ``adata.obs`` with the independent samples, such as donors. None splits the cells of each group at
         random: cells are then the unit of the test, and p-values do not speak of other donors.
@@ -73,18 +73,15 @@ def rank_genes_context(
         Number of random splits; without effect where `replicate` is given.
     n_rotations
         Random rotations of the null.
-    layer
-        Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
-        A list is computed in one pass.
     min_cells
         Cells of a replicate that must contain a gene for the replicate to count for this gene.
     seed
-        Of random splits and rotations.
+        Of the random splits and rotations.
     {counts}
     {previous}
     {device}
     key_added
-        Key in `uns`.
+        Key instead of "rank_genes_context".
     {copy}
 
     Returns
@@ -179,7 +176,10 @@ def rank_genes_context(
             **optional,
         )
         found = to_uns(comparisons, design.groups, names, slots)
-        results.uns[keys.layer_key(key_added, n, len(session.layers))] = {"params": params, **found}
+        results.uns[keys.layer_key(key_added or keys.GENE_CONTEXT, n, len(session.layers))] = {
+            "params": params,
+            **found,
+        }
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None

@@ -41,7 +41,7 @@ def rank_perturbations(
     replicate: str | None = None,
     min_cells: int = 3,
     seed: int = 0,
-    key_added: str = keys.RANK_PERTURBATIONS,
+    key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     r"""Rank perturbations by how far they move cells, with tests against a null.
@@ -80,9 +80,9 @@ def rank_perturbations(
     min_cells
         Cells that a perturbation must apply to for being tested; with `replicate` in a replicate for it to count.
     seed
-        Of what is drawn at random.
+        Of the random nulls, and of the shifts drawn for "goal".
     key_added
-        Key in `uns`.
+        Key instead of "rank_perturbations".
     {copy}
 
     Returns
@@ -183,7 +183,9 @@ def rank_perturbations(
         params |= {"n_null": n_null, "null": null if isinstance(null, str) else np.array(list(null), dtype=object)}
     optional = {"state": state, "replicate": replicate, "groupby": cells.columns}
     params |= {name: value for name, value in optional.items() if value is not None}
-    results = Results(uns={key_added: {"params": params, "perturbation": read.params, **stored}})
+    results = Results(
+        uns={key_added or keys.RANK_PERTURBATIONS: {"params": params, "perturbation": read.params, **stored}}
+    )
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None

@@ -48,8 +48,7 @@ def score_masked_genes(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
+    {cells}
     {model}
     fraction
         Share of the genes of a cell that is masked at a time; 0.15, as in pretraining, makes 7 subsets.

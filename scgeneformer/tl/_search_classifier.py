@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scanpy import logging as logg
 
@@ -12,11 +12,12 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.training.labels import find_labels
 from scgeneformer._adata.training.split import find_split
 from scgeneformer._adata.writer import Results, write
-from scgeneformer._checks import as_names, check_whole
+from scgeneformer._checks import as_names, check_choice, check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer._json import to_json
 from scgeneformer._optional import require
+from scgeneformer._training.splits import TRAIN, VALIDATION
 from scgeneformer.tl._training import begin, labelled_cells
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from scgeneformer._training.search import Search
     from scgeneformer.models import ModelLike
 
-TRAIN, VALIDATION = 0, 1
-
 
 @shared_docs
 def search_classifier(
@@ -41,13 +40,13 @@ def search_classifier(
     *,
     space: Mapping[str, Any] | None = None,
     n_trials: int = 10,
-    goal: str = "loss",
-    out: str | os.PathLike[str] | None = None,
+    metric: Literal["loss", "accuracy", "macro_f1"] = "loss",
     split: str | None = None,
     split_by: str | Sequence[str] | None = None,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     recipe: str | Recipe = "default",
-    seed: int = 42,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
@@ -78,19 +77,18 @@ def search_classifier(
         cosine or polynomial, and a warm-up of 0 to 0.3 of the steps.
     n_trials
         Number of trials.
-    goal
+    metric
         What is best on the validation cells at the end of a trial: the smallest "loss", or the largest "accuracy" or
         "macro_f1".
-    out
-        File in which the trials are kept: a search that was cut off goes on if the same call is repeated, and a larger
-        `n_trials` adds to its trials. Searches whose calls differ do not mix. None keeps nothing.
-    split, split_by, fractions
-        Training and validation cells, as for :func:`train_classifier`.
+    {split}
     recipe
         Settings that are not searched: a name (:func:`scgeneformer.models.recipes`), or a
         :class:`scgeneformer.models.Recipe`. Its `patience` takes part in no trial, but is kept.
     seed
         Of split, weights, dropout, order of the cells, and of the settings that are tried.
+    out
+        File in which the trials are kept: a search that was cut off goes on if the same call is repeated, and a larger
+        `n_trials` adds to its trials. Searches whose calls differ do not mix. None keeps nothing.
     {counts}
     previous_layer
         Layer with the counts of the same cells before: the trained model reads two time points. One that reads one
@@ -107,8 +105,8 @@ def search_classifier(
     Returns
     -------
     Its `recipe`, the best settings, to be handed on: ``train_classifier(..., recipe=found.recipe)``; and its `trials`,
-    a DataFrame with one row per trial: `state` ("complete", or "pruned" where it was given up), the goal, each setting
-    and `seconds`. Sets
+    a DataFrame with one row per trial: `state` ("complete", or "pruned" where it was given up), the metric, each
+    setting and `seconds`. Sets
 
     `adata.obs['geneformer_split']` : categorical
         Part of each cell, unless `split` gave it; name it as `split` in the training that follows.
@@ -137,14 +135,13 @@ def search_classifier(
     ['complete', 'complete']
     """
     from scgeneformer._engine.pooling import get_pooling
-    from scgeneformer._training.search import GOALS, search
+    from scgeneformer._training.search import METRICS, search
     from scgeneformer._training.search_space import read_space
     from scgeneformer._training.task import CellTask
 
     require("optuna", "search", "search_classifier")
     check_whole(n_trials=n_trials)
-    if goal not in GOALS:
-        raise DataError(f"goal={goal!r} does not exist; choose one of {', '.join(map(repr, GOALS))}.")
+    check_choice(METRICS, metric=metric)
     labels = [find_labels(adata, name) for name in dict.fromkeys(as_names(label))]
     if not labels:
         raise DataError("label=[] names no column of adata.obs. Name at least one.")
@@ -178,10 +175,12 @@ def search_classifier(
     rows, cells = labelled_cells(adata, beginning, labels, parts)
     train, validation = (cells.part(parts.parts[rows] == part) for part in (TRAIN, VALIDATION))
     if not len(validation):
-        raise DataError("A search judges by the validation cells, and there are none. Give them a share: fractions=.")
+        raise DataError(
+            "A search judges by the validation cells, and there are none. Give them a share: fractions=(0.8, 0.1, 0.1)."
+        )
     classes = [[one.column, *one.classes] for one in labels]
     request = beginning.request(
-        labels=classes, split=parts.record, space={name: repr(values) for name, values in asked.items()}, goal=goal
+        labels=classes, split=parts.record, space={name: repr(values) for name, values in asked.items()}, metric=metric
     )
     start = logg.info(f"searching settings for {', '.join(one.column for one in labels)}, {n_trials} trials")
     found = search(
@@ -190,7 +189,7 @@ def search_classifier(
         asked,
         train,
         validation,
-        goal=goal,
+        metric=metric,
         n_trials=n_trials,
         name=hashlib.sha256(to_json(request).encode()).hexdigest(),
         journal=None if out is None else Path(out).expanduser(),
@@ -199,6 +198,6 @@ def search_classifier(
     if split is None:
         results.obs[keys.SPLIT] = parts.column
         write(adata, results)
-    best = found.trials[f"validation_{goal}"].agg("min" if GOALS[goal] == "minimize" else "max")
-    logg.info(f"    finished: validation {goal} {best:.4g}", time=start, deep=f"added {results}")
+    best = found.trials[f"validation_{metric}"].agg("min" if METRICS[metric] == "minimize" else "max")
+    logg.info(f"    finished: validation {metric} {best:.4g}", time=start, deep=f"added {results}")
     return found

@@ -26,10 +26,10 @@ def split_cells(
     adata: AnnData,
     label: str | Sequence[str] | None = None,
     *,
-    by: str | Sequence[str] | None = None,
+    split_by: str | Sequence[str] | None = None,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     n_folds: int | None = None,
-    seed: int = 42,
+    seed: int = 0,
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -45,7 +45,7 @@ def split_cells(
     label
         Column of ``adata.obs`` whose classes are divided alike, or several; each class has training cells. Cells
         without a label are in no part. None divides all cells, whatever they are.
-    by
+    split_by
         Columns such as "donor": all cells of one donor go to the same part. Then the fractions are approached as
         nearly as whole donors allow.
     fractions
@@ -90,8 +90,8 @@ def split_cells(
     """
     target = target_of(adata, copy)
     labels = None if label is None else [find_labels(adata, name) for name in dict.fromkeys(as_names(label))]
-    found = find_split(adata, labels, split_by=by, fractions=fractions, n_folds=n_folds, seed=seed, asked="by")
-    units = None if by is None else find_groups(adata, by).codes
+    found = find_split(adata, labels, split_by=split_by, fractions=fractions, n_folds=n_folds, seed=seed)
+    units = None if split_by is None else find_groups(adata, split_by, asked="split_by").codes
     key = key_added or (keys.FOLD if found.folds else keys.SPLIT)
     table = _sizes(found, units)
     params = {**({} if labels is None else {"labels": [one.column for one in labels]}), **found.record}

@@ -37,11 +37,11 @@ def tokenize(
     adata: AnnData,
     model: ModelLike | None = None,
     *,
+    out: str | Path | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
     previous_layer: str | None = None,
-    out: str | Path | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Store the tokens of every cell as a model reads them.
@@ -56,14 +56,13 @@ def tokenize(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
+    {cells}
     {model}
+    {out}
     {counts}
     previous_layer
         Layer with the counts of the same cells before: two time points are encoded, as a model reads them that
         :func:`train_classifier` makes of `model`. A cell of which nothing is known then has zeros or NaN there.
-    {out}
     {copy}
 
     Returns

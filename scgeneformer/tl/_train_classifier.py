@@ -13,6 +13,7 @@ from scgeneformer._adata.writer import Results, write
 from scgeneformer._checks import as_names
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
+from scgeneformer._training.splits import TEST, TRAIN, VALIDATION
 from scgeneformer.tl._training import Beginning, begin, labelled_cells, save
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from scgeneformer.models import ModelLike
 
 METHOD = "fine-tuned"
-TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 @shared_docs
@@ -40,13 +40,13 @@ def train_classifier(
     label: str | Sequence[str],
     model: ModelLike | None = None,
     *,
-    out: str | os.PathLike[str] | None = None,
     split: str | None = None,
     split_by: str | Sequence[str] | None = None,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     n_folds: int | None = None,
     recipe: str | Recipe = "default",
-    seed: int = 42,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
@@ -70,38 +70,21 @@ def train_classifier(
     label
         Column of ``adata.obs``, or several: one model then tells them all at once.
     {model}
+    {split}
+    n_folds
+        Cross-validate: so many models are trained and judged on the cells each did not see, and a last one on all
+        cells; that one is kept. `split` then is a column with the numbers of the folds.
+    {recipe}
+    seed
+        Of split, weights, dropout and order of the cells.
     out
         Directory of the trained model; by default ``geneformer_<label>`` in the working directory. A training that
         was cut off there goes on from its last checkpoint if the same call is repeated.
-    split
-        Column of ``adata.obs`` with "train", "validation" and "test" (see :func:`split_cells`).
-    split_by
-        Columns such as "donor": cells of one donor all go to the same part.
-    fractions
-        Shares of training, validation and test cells, where `split` does not give them.
-    n_folds
-        Cross-validate: so many models are trained and judged on the cells each did not see, and a last one on all
-        cells; that one is kept.
-    recipe
-        Settings by name (:func:`scgeneformer.models.recipes`), or a :class:`scgeneformer.models.Recipe`.
-    seed
-        Of split, weights, dropout and order of the cells.
     {counts}
     previous_layer
         Layer with the counts of the same cells before: the trained model reads two time points. One that reads one
         gets the tokens ``<cls>`` and ``<sep>``, which are learned. A cell of which nothing is known has zeros or NaN.
-    device
-        "auto" (CUDA where there is one, else CPU) or a torch device. Several GPUs: one process each, by ``torchrun``.
-    dtype
-        "auto" (CUDA: mixed precision in bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
-    arguments
-        Arguments of `transformers.TrainingArguments` that take the place of ours, such as
-        ``{"report_to": "tensorboard", "save_steps": 500}``.
-    overwrite
-        Whether `out` may be a model directory already.
-    **settings
-        Settings of the recipe to change, such as ``learning_rate=1e-4, epochs=3, frozen_layers=4``: see
-        :class:`scgeneformer.models.Recipe`.
+    {training}
 
     Returns
     -------

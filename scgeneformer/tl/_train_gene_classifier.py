@@ -40,12 +40,12 @@ def train_gene_classifier(
     classes: Mapping[str, Sequence[str]],
     model: ModelLike | None = None,
     *,
-    name: str = "gene_class",
-    out: str | os.PathLike[str] | None = None,
+    label: str = "gene_class",
     n_folds: int | None = 5,
-    max_cells: int | None = None,
     recipe: str | Recipe = "default",
-    seed: int = 42,
+    sample: int | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
     gene_ids: str | None = None,
@@ -69,47 +69,36 @@ def train_gene_classifier(
 
     Parameters
     ----------
-    adata
-        Cells × genes, with raw or log1p-normalised counts.
+    {cells}
     classes
         Name of each class, and its genes: as in ``adata.var_names``, in the column of `gene_ids`, or as any symbol,
         alias or Ensembl ID the model knows. Genes that are missing are listed in a warning and left out.
     {model}
-    name
-        What is told, in keys: "geneformer_<name>".
-    out
-        Directory of the trained model; by default ``geneformer_<name>`` in the working directory. A training that was
-        cut off there goes on from its last checkpoint if the same call is repeated.
+    label
+        What is told, in keys: "geneformer_<label>".
     n_folds
         Folds of genes, one model for each; the last model, which is kept, is trained on all genes. None or 0 leaves
         the cross-validation out.
-    max_cells
-        Train and judge on a random sample of this many of the cells that contain genes with a class; None takes all.
     recipe
         Settings by name (:func:`scgeneformer.models.recipes`), or a :class:`scgeneformer.models.Recipe`. Its `pooling`
         has no meaning here. With `patience`, training watches the genes of one further fold, which do not train.
+    sample
+        Work on a random sample of at most so many of the cells that contain genes with a class, drawn by their names;
+        None takes all.
     seed
         Of the sample, weights, dropout and order of the cells. The folds are those of seed 0, as in the reference.
+    out
+        Directory of the trained model; by default ``geneformer_<label>`` in the working directory. A training that
+        was cut off there goes on from its last checkpoint if the same call is repeated.
     {counts}
-    device
-        "auto" (CUDA where there is one, else CPU) or a torch device. Several GPUs: one process each, by ``torchrun``.
-    dtype
-        "auto" (CUDA: mixed precision in bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
-    arguments
-        Arguments of `transformers.TrainingArguments` that take the place of ours, such as
-        ``{"report_to": "tensorboard", "save_steps": 500}``.
-    overwrite
-        Whether `out` may be a model directory already.
-    **settings
-        Settings of the recipe to change, such as ``learning_rate=1e-4, epochs=3, frozen_layers=4``: see
-        :class:`scgeneformer.models.Recipe`.
+    {training}
 
     Returns
     -------
     The trained model: its `folder`, which `gf.tl.classify_genes`, `gf.tl.embed_genes` and all others take as a model
     (as they take the returned object itself), and its `metrics`. Sets, unless there are no folds,
 
-    `adata.uns['geneformer_<name>_evaluation']` : dict
+    `adata.uns['geneformer_<label>_evaluation']` : dict
         Scores of both kinds in the form of :func:`train_classifier`; also `genes`, a table with class, fold, number of
         cells, told class and confidence of each gene, `probability`, its mean probabilities (n_genes, n_classes), and
         `roc`, the curves of the folds and their mean, interpolated as in the reference. Read by
@@ -144,14 +133,14 @@ def train_gene_classifier(
     from scgeneformer._training.unfinished import open_folder
 
     n_folds = n_folds or None
-    _check(name, n_folds, max_cells)
+    _check(label, n_folds, sample)
     beginning = begin(
         adata,
         model,
         recipe,
         settings,
         out=out,
-        default_out=keys.prediction_key(name),
+        default_out=keys.prediction_key(label),
         counts_layer=counts_layer,
         use_raw=use_raw,
         gene_ids=gene_ids,
@@ -167,7 +156,7 @@ def train_gene_classifier(
     asked.check_sizes(least)
     run = beginning.run(GeneTask(len(asked.classes)))
     run.encoder()  # refuses what the model does not have, before anything is written
-    cells = _cells(adata, beginning, asked, max_cells)
+    cells = _cells(adata, beginning, asked, sample)
     genes = asked.seen(np.bincount(cells.ids, minlength=n_tokens))
     genes.check_sizes(least)
     fold_of_gene = np.zeros(len(genes.codes), dtype=np.int64)
@@ -186,18 +175,18 @@ def train_gene_classifier(
     else:
         outcome = cross_validate(run, cells, genes.by_token(fold_of_gene, n_tokens, NO_GENE), checkpoints)
         judged = _judge(cells, outcome, genes, fold_of_gene)
-        results.uns[keys.evaluation_key(name)] = gene_evaluation(genes, fold_of_gene, judged, record)
-    trained = _save(beginning, outcome, name, genes, judged, record, len(cells))
+        results.uns[keys.evaluation_key(label)] = gene_evaluation(genes, fold_of_gene, judged, record)
+    trained = _save(beginning, outcome, label, genes, judged, record, len(cells))
     write(adata, results)
     logg.info(f"    finished: {trained.folder}", time=start, deep=f"added {results}")
     return trained
 
 
-def _check(name: Any, n_folds: int | None, max_cells: int | None) -> None:
-    if not isinstance(name, str) or not name:
-        raise DataError(f"name={name!r} must be a text, such as 'dosage'.")
+def _check(label: Any, n_folds: int | None, sample: int | None) -> None:
+    if not isinstance(label, str) or not label:
+        raise DataError(f"label={label!r} must be a text, such as 'dosage'.")
     check_whole(2, n_folds=2 if n_folds is None else n_folds)
-    check_whole(max_cells=1 if max_cells is None else max_cells)
+    check_whole(sample=1 if sample is None else sample)
 
 
 def _check_patience(recipe: Recipe, n_folds: int | None) -> None:
@@ -208,8 +197,8 @@ def _check_patience(recipe: Recipe, n_folds: int | None) -> None:
         )
 
 
-def _cells(adata: AnnData, beginning: Beginning, genes: GeneClasses, max_cells: int | None) -> TokenDataset:
-    """The cells that contain genes with a class, up to `max_cells`, by the name of the cell."""
+def _cells(adata: AnnData, beginning: Beginning, genes: GeneClasses, sample: int | None) -> TokenDataset:
+    """The cells that contain genes with a class, up to `sample`, by the name of the cell."""
     from scgeneformer._training.dataset import IGNORED, TokenDataset, containing, gather
 
     n_tokens, source = beginning.vocabulary.n_tokens, beginning.source
@@ -217,7 +206,7 @@ def _cells(adata: AnnData, beginning: Beginning, genes: GeneClasses, max_cells: 
     there = containing(source.counted()[1], labels != IGNORED, adata.n_obs)
     if not there.any():
         raise DataError("No cell contains any of the genes in classes=. List genes that are expressed.")
-    chosen = sample_cells(adata, max_cells, beginning.seed, there, np.zeros(adata.n_obs, dtype=np.int64))
+    chosen = sample_cells(adata, sample, beginning.seed, there, np.zeros(adata.n_obs, dtype=np.int64))
     found = gather(source.counted()[1], chosen, n_tokens)
     cells = TokenDataset(found.ids, found.offsets, labels, found.positions)
     return cells.take(np.argsort(adata.obs_names.to_numpy(str)[chosen], kind="stable"))
@@ -244,7 +233,7 @@ def _judge(cells: TokenDataset, outcome: Outcome, genes: GeneClasses, fold_of_ge
 def _save(
     beginning: Beginning,
     outcome: Outcome,
-    name: str,
+    label: str,
     genes: GeneClasses,
     judged: GeneScores | None,
     record: dict[str, Any],
@@ -259,21 +248,21 @@ def _save(
     metrics = {
         "metrics": {} if judged is None else judged.to_dict(),
         "split": record,
-        "genes": {label: genes.names[genes.codes == i].tolist() for i, label in enumerate(genes.classes)},
+        "genes": {one: genes.names[genes.codes == i].tolist() for i, one in enumerate(genes.classes)},
         "history": outcome.history,
     }
     card = model_card(
-        f"{beginning.model.name}, fine-tuned for {name} of genes",
-        f"Geneformer ({beginning.model.name}) that tells the class ({name}) of a gene from its context in a cell.",
+        f"{beginning.model.name}, fine-tuned for {label} of genes",
+        f"Geneformer ({beginning.model.name}) that tells the class ({label}) of a gene from its context in a cell.",
         f'gf.tl.classify_genes(adata, "{beginning.folder.name}")',
         data={
             "cells": n_cells,
-            "classes": ", ".join(f"{label} ({n} genes)" for label, n in zip(genes.classes, sizes, strict=True)),
+            "classes": ", ".join(f"{one} ({n} genes)" for one, n in zip(genes.classes, sizes, strict=True)),
             "folds of genes": record["n_folds"] or "none, nothing was held out",
         },
         metrics={} if judged is None else judged.summaries,
         training={**settings, "seed": beginning.seed, "base model": beginning.model.name},
     )
-    entries = describe(GENES, "first", beginning.recipe.head, [Task(name, genes.classes)])
-    trained_how = {"recipe": settings, "seed": beginning.seed, "labels": [name]}
+    entries = describe(GENES, "first", beginning.recipe.head, [Task(label, genes.classes)])
+    trained_how = {"recipe": settings, "seed": beginning.seed, "labels": [label]}
     return save(beginning, outcome.network, entries, metrics=metrics, card=card, record=trained_how)

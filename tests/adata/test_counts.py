@@ -144,7 +144,7 @@ def test_no_raw_no_x_and_both_at_once_are_refused():
     adata = make_adata()
     with pytest.raises(MissingKeyError, match=r"adata\.raw is None"):
         open_counts(adata, use_raw=True)
-    with pytest.raises(DataError, match="not both"):
+    with pytest.raises(DataError, match="name two different matrices"):
         open_counts(adata, "counts", use_raw=True)
     adata.X = None
     with pytest.raises(MissingKeyError, match=r"adata\.X is None"):

@@ -15,7 +15,7 @@ from scgeneformer._training.scores import score
 
 CLASSES = ["CD4+/CD25 T Reg", "T cell", "B"]
 KEY = "geneformer_cell_type_evaluation"
-SPLIT = {"by": np.array([], dtype=str), "fractions": np.array([0.8, 0.1, 0.1]), "seed": 42, "checksum": "abc"}
+SPLIT = {"split_by": np.array([], dtype=str), "fractions": np.array([0.8, 0.1, 0.1]), "seed": 42, "checksum": "abc"}
 
 
 def scores(seed: int):
@@ -90,7 +90,9 @@ def test_methods_are_chosen_in_the_order_asked(compared):
 
 
 def test_what_does_not_exist(compared):
-    with pytest.raises(DataError, match=r"There is no method 'knn'.*there are: \['fine-tuned', 'logistic PCA'\]"):
+    with pytest.raises(
+        DataError, match=r"methods='knn' does not exist.*the methods are: 'fine-tuned', 'logistic PCA'\."
+    ):
         read_comparison(compared, "cell_type", "knn")
     with pytest.raises(MissingKeyError, match=rf"'geneformer_donor_evaluation'\] does not exist.*that do: '{KEY}'"):
         read_comparison(compared, "donor")

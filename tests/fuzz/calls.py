@@ -176,7 +176,7 @@ CALLS: dict[str, tuple[Call, Call]] = {
     ),
     "tl.predict_masked_genes": (
         _nothing,
-        lambda d, a: gf.tl.predict_masked_genes(d, a.kit.masked, genes=_names(d), top_k=2, **a.where),
+        lambda d, a: gf.tl.predict_masked_genes(d, _names(d), a.kit.masked, n_genes=2, **a.where),
     ),
     "tl.gene_neighbors": (_genes_embedded, lambda d, a: gf.tl.gene_neighbors(d, n_neighbors=2)),
     "tl.pca": (_embedded, lambda d, a: gf.tl.pca(d, n_comps=2)),

@@ -36,5 +36,5 @@ def test_what_is_not_there_is_refused():
     with pytest.raises(gf.DataError, match="effects=True"):
         gf.get.perturbation_effects_df(adata, "G0", key="nope")
     del adata.uns[KEY]["effects"]
-    with pytest.raises(gf.DataError, match="effects=True again"):
+    with pytest.raises(gf.DataError, match="again, with effects=True"):
         gf.get.perturbation_effects_df(adata, "G0")

@@ -62,7 +62,7 @@ def test_what_is_not_there_is_named(judged, plot):
     with pytest.raises(KeyError, match=r"gf\.tl\.probe"):
         plot(judged, "donor")
     unknown = {"method": "best"} if plot is gf.pl.confusion else {"methods": "best"}
-    with pytest.raises(ValueError, match=r"no method 'best'.*'sure', 'poor'"):
+    with pytest.raises(ValueError, match=r"methods='best' does not exist.*'sure', 'poor'"):
         plot(judged, "cell_type", **unknown)
 
 
@@ -94,13 +94,13 @@ def test_confusion_of_a_class_without_cells_is_gray(judged):
 
 
 def test_class_scores_are_sorted_and_have_a_dot_for_each_method(judged):
-    ax = gf.pl.class_scores(judged, "cell_type", score="recall", show=False)
+    ax = gf.pl.class_scores(judged, "cell_type", metric="recall", show=False)
     names = [text.get_text() for text in ax.get_yticklabels()]
     assert names == ["CD4+/CD25 T Reg  (2)", "T cell  (4)", "B  (4)"]
     dots = {c.get_label(): c.get_offsets()[:, 0].tolist() for c in ax.collections if c.get_label()[0] != "_"}
     assert dots == {"sure (0.917)": [1, 1, 0.75], "poor (0.417)": [0.5, 0.5, 0.25]}
-    with pytest.raises(ValueError, match=r"score='f2'.*'f1'"):
-        gf.pl.class_scores(judged, "cell_type", score="f2")
+    with pytest.raises(ValueError, match=r"metric='f2'.*'f1'"):
+        gf.pl.class_scores(judged, "cell_type", metric="f2")
 
 
 def test_a_method_has_the_same_color_whatever_is_drawn_beside_it(judged):

@@ -105,7 +105,7 @@ def test_labels_never_overlap_on_their_side():
         ({"key": "nope"}, "does not exist"),
         ({"color": "nope"}, "the columns are: 'ensembl_id', 'kind', 'level'"),
         ({"genes": ["nope", "G3"]}, "None of the genes can be used"),
-        ({"key": "geneformer_cell_type"}, "name one by group"),
+        ({"key": "geneformer_cell_type"}, r"of which one is meant: group="),
         ({"n_neighbors": 1}, "n_neighbors=1"),
         ({"seed": -1}, "seed=-1"),
     ],
@@ -117,7 +117,7 @@ def test_a_bad_parameter_of_the_umap_is_refused(done, bad, text):
 
 
 def test_too_few_genes_for_a_umap_are_refused(done):
-    with pytest.raises(gf.DataError, match="Only 3 genes"):
+    with pytest.raises(gf.DataError, match="3 genes have an embedding"):
         gf.pl.gene_embedding(done[:, :4].copy())
 
 
@@ -143,7 +143,11 @@ def test_the_heat_map_shows_the_stored_effects_and_marks_the_significant(done):
 def test_the_heat_map_of_one_group_and_bad_input(done):
     ax = gf.pl.gene_context(done, groups="B", n_genes=3, show=False)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["B"]
-    refused = [({"groups": "nope"}, "do not exist"), ({"key": "x"}, "Run gf.tl"), ({"n_genes": 0}, "least 1")]
+    refused = [
+        ({"groups": "nope"}, "group='nope' does not exist"),
+        ({"key": "x"}, "Run gf.tl"),
+        ({"n_genes": 0}, "least 1"),
+    ]
     refused += [({"fdr": bad}, f"fdr={bad!r} must be a number above 0 and at most 1") for bad in ("a", 0, 1.5, None)]
     for bad, text in refused:
         with pytest.raises(gf.DataError, match=text):

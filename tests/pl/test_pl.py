@@ -55,7 +55,7 @@ def test_no_cells_are_refused(done):
 def test_a_missing_basis_is_named_with_what_to_run(adata):
     with pytest.raises(gf.DataError, match=r"sc\.tl\.umap"):
         gf.pl.umap(adata)
-    with pytest.raises(gf.DataError, match=r"obsm\['X_geneformer'\] does not exist; there are: none.*embed_cells"):
+    with pytest.raises(gf.DataError, match=r"obsm\['X_geneformer'\] does not exist; the keys are: none.*embed_cells"):
         gf.pl.embedding(adata)
     with pytest.raises(gf.DataError, match=r"gf\.tl\.tokenize"):
         gf.pl.tokens(adata)

@@ -47,5 +47,5 @@ def test_more_classes_have_a_mean_curve_each(adata):
 
 
 def test_nothing_stored(unchanged):
-    with pytest.raises(MissingKeyError, match=r"Run gf\.tl\.train_gene_classifier first"):
+    with pytest.raises(MissingKeyError, match=r"Run gf\.tl\.train_gene_classifier\(adata, classes\) first"):
         gf.pl.roc(unchanged, "dosage")

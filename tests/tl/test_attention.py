@@ -104,13 +104,13 @@ def test_genes_of_interest_are_that_part_of_all(adata, model, accumulator, log):
 
 def test_the_strongest_keys_of_each_gene_are_kept(adata, model, accumulator):
     whole, n_cells = stored(gf.tl.attention(adata, model, copy=True))
-    gf.tl.attention(adata, model, top_k=3, min_cells=2)
+    gf.tl.attention(adata, model, n_targets=3, min_cells=2)
     whole[n_cells < 2] = 0
     kept = whole >= np.maximum(np.sort(whole, axis=1)[:, [-3]], 1e-12)
     found, found_n = stored(adata)
     np.testing.assert_allclose(found, np.where(kept, whole, 0), atol=1e-7)
     np.testing.assert_array_equal(found_n, np.where(kept, n_cells, 0))
-    assert adata.uns[KEY]["params"]["top_k"] == 3
+    assert adata.uns[KEY]["params"]["n_targets"] == 3
 
 
 def test_genes_that_share_a_token_share_rows_and_columns(adata, toy):
@@ -142,7 +142,7 @@ def test_a_call_with_fewer_groups_leaves_none_of_the_former(adata, toy):
 @pytest.mark.parametrize("how", ["h5ad", "zarr"])
 def test_results_survive_files_and_subsetting(adata, model, tmp_path, how):
     adata.obs["a/b"] = np.resize([1, 2], 12)
-    gf.tl.attention(adata, model, top_k=4)
+    gf.tl.attention(adata, model, n_targets=4)
     gf.tl.attention(adata, model, groupby="cell_type")
     gf.tl.attention(adata, model, groupby="donor", key_added="att")
     path = tmp_path / f"a.{how}"
@@ -151,7 +151,7 @@ def test_results_survive_files_and_subsetting(adata, model, tmp_path, how):
     assert_equal(getattr(ad, f"read_{how}")(path), adata)
     part = adata[3:, 5:30].copy()
     np.testing.assert_array_equal(stored(part)[0], stored(adata)[0][5:30, 5:30])
-    assert len(gf.get.attention_df(part, "a", key="att_donor", n=5)) == 5
+    assert len(gf.get.attention_df(part, "a", key="att_donor", n_pairs=5)) == 5
 
 
 def test_a_column_with_a_slash_makes_a_key_without(adata, toy):
@@ -163,23 +163,23 @@ def test_a_column_with_a_slash_makes_a_key_without(adata, toy):
 
 def test_the_table_lists_the_strongest_pairs(adata, toy):
     gf.tl.attention(adata, toy)
-    found = gf.get.attention_df(adata, n=7)
+    found = gf.get.attention_df(adata, n_pairs=7)
     whole, n_cells = stored(adata)
     np.fill_diagonal(whole, 0)
     np.testing.assert_array_equal(found["weight"], np.sort(whole, axis=None)[::-1][:7])
     for row in found.itertuples():
         i, j = adata.var_names.get_indexer([row.source, row.target])
         assert (whole[i, j], n_cells[i, j]) == (row.weight, row.n_cells)
-    everything = gf.get.attention_df(adata, n=None, loops=True)
+    everything = gf.get.attention_df(adata, n_pairs=None, loops=True)
     assert len(everything) == adata.varp[KEY].nnz
     assert (everything["source"] == everything["target"]).any()
 
 
 def test_the_table_of_groups_names_them(adata, toy):
     gf.tl.attention(adata, toy, groupby="cell_type")
-    both = gf.get.attention_df(adata, ["T cell", "CD4+/CD25 T Reg"], key=f"{KEY}_cell_type", n=2)
+    both = gf.get.attention_df(adata, ["T cell", "CD4+/CD25 T Reg"], key=f"{KEY}_cell_type", n_pairs=2)
     assert both["group"].tolist() == ["T cell"] * 2 + ["CD4+/CD25 T Reg"] * 2
-    one = gf.get.attention_df(adata, "CD4+/CD25 T Reg", key=f"{KEY}_cell_type", n=2)
+    one = gf.get.attention_df(adata, "CD4+/CD25 T Reg", key=f"{KEY}_cell_type", n_pairs=2)
     assert one.equals(both[2:].reset_index(drop=True))
 
 
@@ -193,10 +193,10 @@ def test_groups_may_be_numbers(adata, toy):
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"key": "nope"}, "Run gf.tl.attention first"),
-        ({"group": "B"}, "leave group='B' out"),
+        ({"key": "nope"}, "Run gf.tl.attention\\(adata\\) first"),
+        ({"group": "B"}, "it has no group='B'"),
         ({"key": f"{KEY}_cell_type", "group": "nope"}, "'B', 'CD4"),
-        ({"n": 0}, "at least 1"),
+        ({"n_pairs": 0}, "n_pairs=0"),
     ],
     ids=str,
 )
@@ -213,14 +213,14 @@ def test_a_table_that_cannot_be_made_is_refused(adata, toy, given, text):
         ({"layer": 0}, "no attention leads to"),
         ({"layer": -4}, "no attention leads to"),
         ({"layer": 4}, "hidden layers 0"),
-        ({"layer": [1, 2]}, "one layer at a time"),
+        ({"layer": [1, 2]}, "names several layers"),
         ({"heads": 4}, "heads 0 to 3"),
         ({"heads": []}, "heads 0 to 3"),
         ({"heads": [-1]}, "heads 0 to 3"),
         ({"genes": ["nope"]}, "'nope'"),
         ({"genes": []}, "names none"),
         ({"groupby": "nope"}, "'cell_type', 'donor'"),
-        ({"top_k": 0}, "top_k=0"),
+        ({"n_targets": 0}, "n_targets=0"),
         ({"min_cells": None}, "min_cells=None"),
     ],
     ids=str,

@@ -172,8 +172,6 @@ def test_result_as_a_table(adata, classifier):
 
 
 def test_errors(unchanged, toy, tmp_path):
-    with pytest.raises(DataError, match="classifier=None names no model"):
-        gf.tl.classify_genes(unchanged)
     with pytest.raises(ModelError, match=r"classifies cells, not genes. Use gf.tl.classify\."):
         gf.tl.classify_genes(unchanged, save_classifier(tmp_path / "cells", toy, kind=CELLS))
     with pytest.raises(ModelError, match="is no classifier"):

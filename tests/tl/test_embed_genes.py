@@ -186,16 +186,16 @@ def test_genes_of_raw_are_mapped_onto_var(adata, toy):
 
 
 def test_a_sample_of_cells_is_stated(adata, toy, log):
-    gf.tl.embed_genes(adata, toy, sample=5, agg="median", groupby="donor", random_state=3)
+    gf.tl.embed_genes(adata, toy, sample=5, agg="median", groupby="donor", seed=3)
     assert "a random sample of 5 of 12 cells" in log()
     params = adata.uns["geneformer"]["params"]
-    assert (params["sample"], params["random_state"]) == (5, 3)
+    assert (params["sample"], params["seed"]) == (5, 3)
     assert adata.uns["geneformer_donor"]["labels"]["n_cells"].sum() == 5
     by_name = np.argsort(adata.obs_names)
     rows = by_name[np.random.default_rng(3).permutation(12)[:5]]
     expected = gf.tl.embed_genes(adata[rows].copy(), toy, agg="median", copy=True)
     np.testing.assert_allclose(adata.varm["geneformer"], expected.varm["geneformer"], atol=1e-6)
-    other = gf.tl.embed_genes(adata[::-1].copy(), toy, sample=5, agg="median", random_state=3, copy=True)
+    other = gf.tl.embed_genes(adata[::-1].copy(), toy, sample=5, agg="median", seed=3, copy=True)
     np.testing.assert_allclose(other.varm["geneformer"], expected.varm["geneformer"], atol=1e-6)
 
 
@@ -271,7 +271,7 @@ def test_a_second_call_overwrites_its_keys_and_says_so(adata, toy, log):
         ({"min_cells": 0}, "min_cells=0"),
         ({"min_cells": 1.5}, "min_cells=1.5"),
         ({"sample": 0}, "sample=0"),
-        ({"random_state": -1}, "random_state=-1"),
+        ({"seed": -1}, "seed=-1"),
         ({"max_memory_gb": -1}, "max_memory_gb=-1"),
         ({"max_memory_gb": "4"}, "max_memory_gb='4'"),
         ({"groupby": 5}, "groupby='5' is no column"),

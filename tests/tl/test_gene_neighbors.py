@@ -76,9 +76,12 @@ def test_equal_embeddings_come_in_the_order_of_var(adata):
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
-        ({"key": "nope"}, r"varm\['nope'\] does not exist; there are: 'geneformer', .*gf\.tl\.embed_genes"),
+        ({"key": "nope"}, r"varm\['nope'\] does not exist; the keys are: 'geneformer', .*gf\.tl\.embed_genes"),
         ({"group": "B"}, "one embedding per gene"),
-        ({"key": "geneformer_cell_type"}, r"name one by group=; the groups are: 'B', 'CD4\+/CD25 T Reg'"),
+        (
+            {"key": "geneformer_cell_type"},
+            r"of which one is meant: group='...'; the groups are: 'B', 'CD4\+/CD25 T Reg'",
+        ),
         ({"key": "geneformer_cell_type", "group": "T"}, "has no group 'T'"),
         ({"genes": ["nope"]}, "None of the genes can be used .not in adata.var_names: 'nope'"),
         ({"genes": ["G3", "nope"]}, "not in adata.var_names: 'nope'; without embedding .*: 'G3'"),

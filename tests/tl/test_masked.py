@@ -124,7 +124,7 @@ def test_scores_do_not_depend_on_batches_order_and_devices(adata, loaded, tokens
 
 
 def test_predictions_are_those_of_the_stock_model(adata, stock, loaded, vocabulary):
-    found = gf.tl.predict_masked_genes(adata, loaded, genes=["G7", "G2"], top_k=4)
+    found = gf.tl.predict_masked_genes(adata, ["G7", "G2"], loaded, n_genes=4)
     cells, genes = cells_of(adata, loaded), vocabulary.tokens
     seen = 0
     for i, ids in enumerate(cells[i] for i in range(12)):
@@ -149,9 +149,9 @@ def test_predictions_are_those_of_the_stock_model(adata, stock, loaded, vocabula
 
 
 def test_predictions_do_not_depend_on_batches_and_devices(adata, loaded):
-    one = gf.tl.predict_masked_genes(adata, loaded, genes=["G1", "G2", "G3"], top_k=100)
+    one = gf.tl.predict_masked_genes(adata, ["G1", "G2", "G3"], loaded, n_genes=100)
     two = gf.tl.predict_masked_genes(
-        adata, loaded, genes=["G3", "G2", "G1"], top_k=100, tokens_per_batch=1, device=["cpu", "cpu"]
+        adata, ["G3", "G2", "G1"], loaded, n_genes=100, tokens_per_batch=1, device=["cpu", "cpu"]
     )
     assert one["rank"].max() == 40
     names = ["cell", "gene", "position", "true_rank", "rank"]
@@ -162,14 +162,14 @@ def test_predictions_do_not_depend_on_batches_and_devices(adata, loaded):
 def test_the_cells_foreseen_are_the_masked_copies_that_are_run(adata, loaded, log):
     gf.tl.score_masked_genes(adata, loaded, n_passes=3)
     assert "    36 cells with" in log()
-    found = gf.tl.predict_masked_genes(adata, loaded, genes=["G1", "G2"], top_k=1)
+    found = gf.tl.predict_masked_genes(adata, ["G1", "G2"], loaded, n_genes=1)
     assert f"    {len(found)} cells with" in log()
 
 
 def test_genes_are_named_as_in_the_data_and_missing_ones_are_left_out(adata, loaded, log):
     adata = adata[:, :30].copy()
     adata.var_names = [f"mine{i}" for i in range(30)]
-    found = gf.tl.predict_masked_genes(adata, loaded, genes=["mine2", "G35", "nope"], top_k=40)
+    found = gf.tl.predict_masked_genes(adata, ["mine2", "G35", "nope"], loaded, n_genes=40)
     assert set(found["gene"]) == {"mine2"}
     assert set(found["predicted"]) == {*adata.var_names, *(f"G{i}" for i in range(30, 40))}
     assert "G35" in log()
@@ -178,7 +178,7 @@ def test_genes_are_named_as_in_the_data_and_missing_ones_are_left_out(adata, loa
 
 def test_a_gene_in_no_cell_gives_an_empty_table(adata, loaded):
     adata.X = adata.X * 0
-    found = gf.tl.predict_masked_genes(adata, loaded, genes="G1")
+    found = gf.tl.predict_masked_genes(adata, "G1", loaded)
     assert len(found) == 0
     assert found.columns.tolist()[:2] == ["cell", "gene"]
 
@@ -188,7 +188,7 @@ def test_the_head_is_read_once_and_only_when_asked_for(adata, checkpoint):
     gf.tl.embed_cells(adata, checkpoint)
     assert _weights.READS[path] == 1
     gf.tl.score_masked_genes(adata, checkpoint, n_passes=1)
-    gf.tl.predict_masked_genes(adata, checkpoint, genes="G1")
+    gf.tl.predict_masked_genes(adata, "G1", checkpoint)
     assert _weights.READS[path] == 2
 
 
@@ -196,7 +196,7 @@ def test_the_head_is_read_once_and_only_when_asked_for(adata, checkpoint):
 def test_a_decoder_may_be_tied_or_not(adata, vocabulary, tmp_path, tied):
     stock = make_stock(vocabulary, tie_word_embeddings=tied)
     folder = save(stock, vocabulary, tmp_path / "other", ["cls.predictions.bias"] if tied else ["nothing"])
-    found = gf.tl.predict_masked_genes(adata, folder, genes="G7", top_k=1)
+    found = gf.tl.predict_masked_genes(adata, "G7", folder, n_genes=1)
     cells = cells_of(adata, gf.models.load(folder))
     row = int(found["cell"].iloc[0].removeprefix("cell"))
     expected = np.exp(log_probabilities(stock, cells[row], cells[row] == vocabulary.tokens[7])[0])
@@ -213,7 +213,7 @@ def test_models_without_a_head_are_refused(unchanged, toy, stock, vocabulary, tm
         gf.tl.score_masked_genes(unchanged, toy)
     folder = save(stock, vocabulary, tmp_path / "headless", ["cls."])
     with pytest.raises(gf.ModelError, match=r"cls\.predictions\.transform\.dense\.weight is missing"):
-        gf.tl.predict_masked_genes(unchanged, folder, genes="G1")
+        gf.tl.predict_masked_genes(unchanged, "G1", folder)
 
 
 def test_a_head_of_another_width_or_a_changed_file_is_refused(unchanged, loaded, stock, vocabulary, tmp_path):
@@ -242,7 +242,7 @@ def test_results_survive_files(adata, loaded, tmp_path, how):
 
 def test_a_copy_and_predictions_leave_the_original_alone(unchanged, loaded):
     assert SCORE in gf.tl.score_masked_genes(unchanged, loaded, n_passes=1, copy=True).obs
-    gf.tl.predict_masked_genes(unchanged, loaded, genes="G1")
+    gf.tl.predict_masked_genes(unchanged, "G1", loaded)
 
 
 @pytest.mark.parametrize(
@@ -265,12 +265,12 @@ def test_a_bad_parameter_is_refused_and_nothing_is_written(unchanged, loaded, ba
 
 @pytest.mark.parametrize(
     ("bad", "text"),
-    [({}, "Name the genes"), ({"genes": ["nope"]}, "'nope'"), ({"genes": "G1", "top_k": 0}, "top_k=0")],
+    [({"genes": ["nope"]}, "'nope'"), ({"genes": "G1", "n_genes": 0}, "n_genes=0")],
     ids=str,
 )
 def test_bad_genes_are_refused(unchanged, loaded, bad, text):
     with pytest.raises(gf.DataError, match=text):
-        gf.tl.predict_masked_genes(unchanged, loaded, **bad)
+        gf.tl.predict_masked_genes(unchanged, **({"genes": "G1", "model": loaded} | bad))
 
 
 def test_a_vocabulary_without_mask_is_refused(stock, tmp_path):

@@ -251,13 +251,11 @@ def test_what_cannot_be_reduced(adata, values, asked, text):
 
 
 def test_what_is_not_there(adata):
-    text = (
-        r"use_rep='X_scvi' is neither in adata\.obsm nor in adata\.layers; there are: 'X', 'X_geneformer'\. Run gf\.tl"
-    )
+    text = r"use_rep='X_scvi' is neither in adata.obsm nor in adata.layers; the keys are: 'X', 'X_geneformer'. Run gf"
     with pytest.raises(MissingKeyError, match=text):
         gf.tl.pca(adata, "X_scvi")
     empty = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
-    with pytest.raises(MissingKeyError, match=r"use_rep='X' is neither .* there are: none\. Run"):
+    with pytest.raises(MissingKeyError, match=r"use_rep='X' is neither .* the keys are: none\. Run"):
         gf.tl.pca(empty, "X")
 
 

@@ -38,7 +38,7 @@ def test_embeddings_and_pca_stand_beside_each_other(adata):
     assert (table.loc[["logistic PCA", "knn PCA"], "accuracy"] < 1).all()
     assert (table["n_train"] == 72).all()
     assert (table["n_test"] == 9).all()
-    gf.tl.probe(adata, "cell_type", embeddings="noise")
+    gf.tl.probe(adata, "cell_type", use_rep="noise")
     assert table_of(adata).index.tolist()[-2:] == ["logistic noise", "logistic PCA"]
     assert len(table_of(adata)) == 5
 
@@ -59,8 +59,7 @@ def test_without_an_embedding_there_is_pca(adata, log):
 
 @pytest.mark.parametrize("arguments", [{}, {"split_by": "donor"}, {"n_folds": 3}], ids=["cells", "donors", "folds"])
 def test_the_split_is_that_of_split_cells(adata, arguments):
-    names = {"split_by": "by"}
-    gf.tl.split_cells(adata, "cell_type", **{names.get(k, k): v for k, v in arguments.items()})
+    gf.tl.split_cells(adata, "cell_type", **arguments)
     gf.tl.probe(adata, "cell_type", methods="knn", **arguments)
     one = adata.uns[KEY]["split"]["checksum"]
     stored = "geneformer_fold" if "n_folds" in arguments else "geneformer_split"
@@ -118,9 +117,9 @@ def test_it_survives_storage(adata, form, tmp_path):
     ("arguments", "text"),
     [
         ({"label": "x"}, "label='x' is no column"),
-        ({"embeddings": "x"}, r"adata.obsm\['x'\] does not exist; the keys are: none"),
-        ({"methods": "svm"}, "methods='svm' must be of 'logistic', 'logistic_l1', 'knn'"),
-        ({"methods": ()}, r"methods=\[\] must be of"),
+        ({"use_rep": "x"}, r"adata.obsm\['x'\] does not exist; the keys are: none"),
+        ({"methods": "svm"}, "methods='svm' does not exist; choose one of 'logistic', 'logistic_l1', 'knn'"),
+        ({"methods": ()}, r"methods=\[\] names no method"),
         ({"C": 0}, "C=0 must be a number above 0"),
         ({"n_pcs": 0}, "n_pcs=0 must be a whole number"),
         ({"n_neighbors": 1.5}, "n_neighbors=1.5 must be a whole number"),

@@ -316,7 +316,7 @@ def test_vs_null_over_donors_is_a_t_test_of_their_mean_placements(adata):
         if len(known) > 1:
             variance = max(known.var(), (chance.loc[gene] / n.loc[gene]).mean() / 4)
             t = known.mean() / np.sqrt(variance / len(known))
-            assert found.loc[gene, "score"] == pytest.approx(t)
+            assert found.loc[gene, "scores"] == pytest.approx(t)
             assert found.loc[gene, "pvals"] == pytest.approx(2 * stats.t.sf(abs(t), len(known) - 1))
 
 
@@ -527,8 +527,8 @@ def test_goals_combinations_and_anchors_can_be_ranked(toy):
         ({"combinations": True}, "have no rank: take null='random'"),
         ({"combinations": True, "null": "G1"}, "names that were: 'G0 \\+ G1'"),
         ({"groupby": "nope"}, "groupby='nope' is no column"),
-        ({"groupby": "cell_type", "groups": "nope"}, r"groups=\['nope'\] do not exist; the groups are: 'CD4\+"),
-        ({"groups": "B"}, "needs groupby="),
+        ({"groupby": "cell_type", "groups": "nope"}, r"groups='nope' does not exist; the groups are: 'CD4\+"),
+        ({"groups": "B"}, "names groups of no column"),
         ({"replicate": "nope"}, "replicate='nope' is no column.*'cell_type', 'donor'"),
         ({"replicate": "donor", "test": "mean"}, "groupby='donor'"),
         ({"replicate": "one"}, "fewer than 2 replicates"),
@@ -597,6 +597,6 @@ def test_reading_what_is_not_there_is_refused(adata):
     with pytest.raises(gf.DataError, match=r"Run gf\.tl\.rank_perturbations"):
         gf.get.rank_perturbations_df(adata)
     gf.tl.rank_perturbations(adata, groupby="cell_type")
-    with pytest.raises(gf.DataError, match=r"group=\['nope'\] do not exist.*'T cell'"):
+    with pytest.raises(gf.DataError, match=r"group='nope' does not exist.*'T cell'"):
         gf.get.rank_perturbations_df(adata, "nope")
     assert gf.get.rank_perturbations_df(adata, []).empty

@@ -59,11 +59,11 @@ def test_test_cells_have_no_part_in_it(cells, toy):
     np.testing.assert_array_equal(found.trials[same], again.trials[same])
 
 
-@pytest.mark.parametrize("goal", ["accuracy", "macro_f1"])
-def test_goals_that_are_better_when_larger(cells, toy, goal):
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_metrics_that_are_better_when_larger(cells, toy, metric):
     space = {"learning_rate": [1e-12, 0.03]}
-    found = gf.tl.search_classifier(cells, "kind", toy, space=space, n_trials=4, goal=goal, epochs=4)
-    column = found.trials[f"validation_{goal}"]
+    found = gf.tl.search_classifier(cells, "kind", toy, space=space, n_trials=4, metric=metric, epochs=4)
+    column = found.trials[f"validation_{metric}"]
     assert column.between(0, 1).all()
     assert column[found.trials["learning_rate"] == found.recipe.learning_rate].max() == column.max()
 
@@ -126,7 +126,7 @@ def test_settings_of_optuna_and_random_numbers_stay_as_they_were(cells, toy):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"goal": "auc"}, "goal='auc' does not exist; choose one of 'loss', 'accuracy', 'macro_f1'"),
+        ({"metric": "auc"}, "metric='auc' does not exist; choose one of 'loss', 'accuracy', 'macro_f1'"),
         ({"n_trials": 0}, "n_trials=0 must be a whole number of at least 1"),
         ({"fractions": (0.8, 0, 0.2)}, "A search judges by the validation cells, and there are none"),
         ({"space": {"frozen_layers": (0, 9)}}, "frozen_layers=9 is more than the 3 blocks"),

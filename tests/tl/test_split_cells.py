@@ -34,10 +34,10 @@ def test_parts_and_their_record(adata, log):
 
 
 def test_donors_are_whole(adata, log):
-    gf.tl.split_cells(adata, by="donor", key_added="mine")
+    gf.tl.split_cells(adata, split_by="donor", key_added="mine")
     parts = adata.obs["mine"]
     assert (parts.groupby(adata.obs["donor"]).nunique() == 1).all()
-    assert adata.uns["mine"]["params"]["by"].tolist() == ["donor"]
+    assert adata.uns["mine"]["params"]["split_by"].tolist() == ["donor"]
     lines = [line.split() for line in log().splitlines()]
     assert ["cells", "units", "share"] in lines
     assert ["train", "40", "4", "66.7%"] in lines
@@ -52,7 +52,7 @@ def test_folds(adata):
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])
 def test_it_survives_storage(adata, form, tmp_path):
     adata.obs.loc["cell0", "cell_type"] = None
-    gf.tl.split_cells(adata, "cell_type", by="donor")
+    gf.tl.split_cells(adata, "cell_type", split_by="donor")
     assert adata.obs["geneformer_split"].isna().sum() == 1
     getattr(adata, f"write_{form}")(tmp_path / "x")
     again = getattr(ad, f"read_{form}")(tmp_path / "x")
@@ -65,11 +65,11 @@ def test_a_copy_leaves_adata_alone(unchanged):
 
 
 def test_a_failed_call_leaves_adata_alone(unchanged):
-    with pytest.raises(MissingKeyError, match="by='x' is no column"):
-        gf.tl.split_cells(unchanged, by="x")
+    with pytest.raises(MissingKeyError, match="split_by='x' is no column"):
+        gf.tl.split_cells(unchanged, split_by="x")
     with pytest.raises(MissingKeyError, match="label='x' is no column"):
         gf.tl.split_cells(unchanged, "x")
     with pytest.raises(DataError, match=r"There are 3 units to divide into 3 parts|too many of them are the only one"):
-        gf.tl.split_cells(unchanged, "cell_type", by="cell_type")
+        gf.tl.split_cells(unchanged, "cell_type", split_by="cell_type")
     with pytest.raises(DataError, match="must add up to 1"):
         gf.tl.split_cells(unchanged, fractions=(1, 1, 1))

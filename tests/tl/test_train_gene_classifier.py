@@ -142,8 +142,8 @@ def test_genes_in_no_cell_are_left_out(adata, toy, tmp_path, log):
 def test_row_order_empty_cells_and_batches_do_not_matter(adata, toy, tmp_path):
     clear_cells(adata, 3, 7)
     shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
-    one = train(adata, toy, tmp_path / "a", max_cells=8)
-    other = train(shuffled, toy, tmp_path / "b", max_cells=8)
+    one = train(adata, toy, tmp_path / "a", sample=8)
+    other = train(shuffled, toy, tmp_path / "b", sample=8)
     assert_same_weights(one.folder, other.folder)
     np.testing.assert_array_equal(adata.uns[KEY]["probability"], shuffled.uns[KEY]["probability"])
     assert adata.uns[KEY]["split"] == shuffled.uns[KEY]["split"]
@@ -155,7 +155,7 @@ def test_only_cells_with_target_genes_train_up_to_max_cells(adata, toy, tmp_path
     adata.X = sp.csr_matrix(counts)
     train(adata, toy, tmp_path / "a", n_folds=None)
     assert "13 genes in 8 cells" in log()
-    train(adata, toy, tmp_path / "b", max_cells=6, n_folds=None)
+    train(adata, toy, tmp_path / "b", sample=6, n_folds=None)
     assert "over a random sample of 6 of 8 cells" in log()
     assert "13 genes in 6 cells" in log()
 
@@ -226,8 +226,8 @@ def test_classes_that_cannot_be_used(unchanged, toy, tmp_path, classes, said):
     [
         ({"n_folds": 7}, "at least 7 genes .*'sensitive/yes' has 6"),
         ({"n_folds": 1}, "n_folds=1 must be a whole number of at least 2"),
-        ({"max_cells": 0}, "max_cells=0 must be a whole number"),
-        ({"name": ""}, "name='' must be a text"),
+        ({"sample": 0}, "sample=0 must be a whole number"),
+        ({"label": ""}, "label='' must be a text"),
         ({"patience": 2, "n_folds": None}, "patience=2 watches .* at least three folds"),
         ({"patience": 2, "n_folds": 2}, "at least three folds"),
         ({"num_layers": 9}, "num_layers=9 must be from 1 to 3"),

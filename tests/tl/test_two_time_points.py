@@ -238,7 +238,7 @@ GENES = {"one": ["G0", "G1", "G2", "G3", "G4"], "two": ["G5", "G6", "G7", "G8", 
 REFUSE = {
     "perturb": lambda adata, model: gf.tl.perturb(adata, ["G1"], model=model),
     "score_masked_genes": lambda adata, model: gf.tl.score_masked_genes(adata, model),
-    "predict_masked_genes": lambda adata, model: gf.tl.predict_masked_genes(adata, model, genes=["G1"]),
+    "predict_masked_genes": lambda adata, model: gf.tl.predict_masked_genes(adata, ["G1"], model),
     "train_gene_classifier": lambda adata, model: gf.tl.train_gene_classifier(adata, GENES, model, n_folds=None),
     "classify_genes": lambda adata, model: gf.tl.classify_genes(adata, model),
 }

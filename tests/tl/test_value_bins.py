@@ -127,7 +127,7 @@ def test_classifiers_are_trained_and_used(adata, binned, tmp_path):
     [
         (lambda adata, model: gf.tl.perturb(adata, ["G1"], model=model), r"gf\.tl\.perturb"),
         (lambda adata, model: gf.tl.score_masked_genes(adata, model), r"gf\.tl\.score_masked_genes"),
-        (lambda adata, model: gf.tl.predict_masked_genes(adata, model, genes=["G1"]), r"gf\.tl\.predict_masked_genes"),
+        (lambda adata, model: gf.tl.predict_masked_genes(adata, ["G1"], model), r"gf\.tl\.predict_masked_genes"),
     ],
     ids=["perturb", "score", "predict"],
 )

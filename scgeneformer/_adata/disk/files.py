@@ -164,7 +164,7 @@ def _explained(path: Path) -> Iterator[None]:
     except PermissionError:
         raise
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as an AnnData file ({path.suffix}): {error}") from error
+        raise DataError(f"{path} cannot be read as an AnnData file ({path.suffix}): {error}.") from error
 
 
 def _lazy(root: Any) -> ad.AnnData:

@@ -12,6 +12,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata.gene_choice import choose_genes
 from scgeneformer._adata.perturbation.target import in_terms_of_the_engine
+from scgeneformer._checks import check_choice
 from scgeneformer._engine.perturbation.edits import EDITS, Edit
 from scgeneformer._errors import DataError
 
@@ -84,7 +85,7 @@ class Chooser:
         of_all = self._to(mode, to) if not mixed else lambda token: ()
         if singles is None:
             if EDITS[mode].to == "value":
-                raise DataError(f"mode={mode!r} needs the names of genes: genes=[...]. One value for all has no sense.")
+                raise DataError(f"mode={mode!r} gives one value to all genes. Name the genes: genes=[...].")
             return Choice(mode, None, of_all)
         tokens = choose_genes(self.var, self.mapped, self.vocabulary, singles)[1] if singles else NONE
         parts = {_name(one): self._parts(one, mode, to) for one in combinations}
@@ -92,7 +93,10 @@ class Chooser:
         if lacking := [name for name in parts if name not in found]:
             logg.warning(f"{len(lacking)} combinations are left out for lack of a gene: {', '.join(lacking)}")
         if not len(tokens) and not found:
-            raise DataError("None of the combinations can be used: each has a gene that adata.var or the model lacks.")
+            raise DataError(
+                "None of the combinations can be used: each has a gene that adata.var or the model lacks. Name other "
+                "genes."
+            )
         return Choice(MIXED if mixed else mode, tokens, of_all, tuple(found.values()), tuple(found))
 
     def token_of(self, gene: str) -> int | None:
@@ -116,7 +120,9 @@ class Chooser:
             edits.append(Edit(one, tuple(int(token or 0) for token in found), tuple(chain(*of_targets))))
         targets = [token for edit in edits for token in edit.targets]
         if len(set(targets)) < len(targets) or not targets:
-            raise DataError(f"{_name(combination)!r}: every gene of a combination must be in exactly one of its edits.")
+            raise DataError(
+                f"{_name(combination)!r} does not have each of its genes in exactly one edit. Name every gene once."
+            )
         return tuple(edits)
 
     def _to(self, mode: str, to: Any) -> Callable[[int], tuple[float, ...]]:
@@ -125,8 +131,7 @@ class Chooser:
 
 def check_mode(mode: Any) -> None:
     """Refuse a mode that does not exist."""
-    if not isinstance(mode, str) or mode not in EDITS:
-        raise DataError(f"mode={mode!r} does not exist; choose one of {', '.join(map(repr, EDITS))}.")
+    check_choice(EDITS, mode=mode)
 
 
 def split(genes: Genes) -> tuple[list[str] | None, list[Combination]]:
@@ -140,7 +145,9 @@ def split(genes: Genes) -> tuple[list[str] | None, list[Combination]]:
     singles = [one for one in genes if isinstance(one, str)]
     combinations = [one for one in genes if not isinstance(one, str)]
     if bad := [one for one in combinations if not isinstance(one, tuple | list | Mapping)]:
-        raise DataError(f"genes: {bad[0]!r} is neither the name of a gene nor a combination such as ('GATA4', 'TBX5').")
+        raise DataError(
+            f"genes holds {bad[0]!r}, which is no name of a gene and no combination such as ('GATA4', 'TBX5')."
+        )
     if not singles and not combinations:
         raise DataError("genes=[] names no gene. Name at least one, or leave genes out for every gene of each cell.")
     return singles, combinations

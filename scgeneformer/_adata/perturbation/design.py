@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scanpy import logging as logg
 
-from scgeneformer._adata.groups import find_groups
-from scgeneformer._checks import as_names, check_whole
+from scgeneformer._adata.groups import choose_groups, find_groups
+from scgeneformer._checks import as_names, check_choice, check_whole
 from scgeneformer._engine.statistics.perturbation_tests import TESTS, Asked
 from scgeneformer._errors import DataError
 
@@ -25,7 +25,7 @@ ALL = "all"
 DRAWN = ("rank", "random")  # nulls that are not named
 NO_NULL = (
     "There is no null: no other genes were perturbed in the same cells{how}. Run gf.tl.perturb with n_matched=10, "
-    "which adds genes of nearest rank, or with genes=None, which perturbs all; or name perturbed genes by null=[...]."
+    "which adds genes of nearest rank, or with genes=None, which perturbs all; or name perturbed genes: null=[...]."
 )
 
 
@@ -73,13 +73,11 @@ def find_cells(
     asked = as_names(groups)
     if groupby is None:
         if asked != [ALL]:
-            raise DataError(f"groups={asked} needs groupby=, the column of adata.obs that defines the groups.")
+            raise DataError(f"groups={asked} names groups of no column. Name the column of adata.obs: groupby='...'.")
         names, columns, codes = [ALL], None, np.zeros(adata.n_obs, dtype=np.int64)
     else:
         found = find_groups(adata, groupby)
-        names = found.names if asked == [ALL] else list(dict.fromkeys(asked))
-        if (missing := [name for name in names if name not in found.names]) or not names:
-            raise DataError(f"groups={missing} do not exist; the groups are: {', '.join(map(repr, found.names))}.")
+        names = choose_groups(found.names, None if asked == [ALL] else asked, "groups")
         place = np.array([names.index(name) if name in names else -1 for name in found.names] + [-1])
         columns, codes = np.array(found.columns, dtype=object), place[found.codes]
     replicates, n = None, 0
@@ -100,14 +98,12 @@ def find_null(read: Perturbed, null: str | Sequence[str]) -> tuple[np.ndarray, n
     if not isinstance(null, str) or null not in DRAWN:
         named = read.mask([null] if isinstance(null, str) else [str(name) for name in null])
         if not named.any():
-            raise DataError("null=[] names no perturbation. Name some, or take null='rank' or 'random'.")
+            raise DataError("null=[] names no perturbation. Name some, or take null='rank' or null='random'.")
         if not (read.asked & ~named).any():
-            raise DataError("All perturbations are in the null: none is left to be tested. Name fewer by null=[...].")
+            raise DataError("All perturbations are in the null, and none is left to be tested. Name fewer: null=[...].")
         return read.asked & ~named, named, "given"
     if null == "rank" and not read.of_genes:
-        raise DataError(
-            "Combinations have no rank: take null='random' (other combinations), or name some by null=[...]."
-        )
+        raise DataError("null='rank': combinations have no rank. Take others, null='random', or name some, null=[...].")
     if not read.others.any() or (read.others.sum() == 1 and (read.others & read.asked).any()):
         raise DataError(NO_NULL.format(how=""))
     return read.asked, read.others, null
@@ -133,7 +129,7 @@ def tables(read: Perturbed, cells: Cells, asked: Asked) -> Iterator[ShiftTable]:
         raise DataError(
             f"Nothing can be ranked: fewer than 2 {what} have a shift"
             + (f" in each of the groups {', '.join(map(repr, few))}." if cells.columns is not None else ".")
-            + " Run gf.tl.perturb for genes that more cells contain, or take larger groups."
+            + " Perturb genes that more cells contain, or take larger groups."
         )
     if few:
         logg.warning(f"with fewer than 2 {what} that have a shift, and so without a test: {', '.join(map(repr, few))}")
@@ -142,8 +138,7 @@ def tables(read: Perturbed, cells: Cells, asked: Asked) -> Iterator[ShiftTable]:
 
 def check_test(test: str, n_null: int, min_cells: int, seed: int, state: str | None, replicate: str | None) -> None:
     """Refuse parameters that have no meaning."""
-    if test not in TESTS:
-        raise DataError(f"test={test!r} does not exist; choose one of {', '.join(map(repr, TESTS))}.")
+    check_choice(TESTS, test=test)
     check_whole(2, n_null=n_null)  # one before and one behind the gene in rank
     check_whole(min_cells=min_cells)
     check_whole(0, seed=seed)
@@ -152,5 +147,5 @@ def check_test(test: str, n_null: int, min_cells: int, seed: int, state: str | N
     if replicate is not None and not TESTS[test].has_pvalues:
         raise DataError(
             f"replicate={replicate!r} has no meaning for test={test!r}, which has no p-value. For numbers of each "
-            f"replicate groupby={replicate!r}."
+            f"replicate take groupby={replicate!r}."
         )

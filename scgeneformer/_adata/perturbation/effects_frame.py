@@ -30,7 +30,7 @@ def effects_frame(adata: AnnData, perturbation: str | None, key: str, min_cells:
     parts = {"mean": effects, "sd": keys.spread_key(effects), "n_cells": keys.n_cells(effects)}
     if missing := [part for part in parts.values() if part not in adata.varm]:
         raise MissingKeyError(
-            f"adata.varm[{missing[0]!r}] does not exist. Run gf.tl.perturb with effects=True and the genes by name."
+            f"adata.varm[{missing[0]!r}] does not exist. Run gf.tl.perturb(adata, ['<gene>'], effects=True) first."
         )
     i = position(adata, perturbation, key, "effects")
     frame = pd.DataFrame({name: np.asarray(adata.varm[part])[:, i] for name, part in parts.items()})
@@ -52,7 +52,7 @@ def cell_vectors(adata: AnnData, perturbation: str | None, key: str) -> tuple[st
     where = keys.vectors_key(key)
     if where not in adata.obsm:
         raise MissingKeyError(
-            f"adata.obsm[{where!r}] does not exist. Run gf.tl.perturb with vectors=True and the genes by name."
+            f"adata.obsm[{where!r}] does not exist. Run gf.tl.perturb(adata, ['<gene>'], vectors=True) first."
         )
     i = position(adata, perturbation, key, "vectors")
     return str(adata.uns[key]["vectors"][i]), np.asarray(adata.obsm[where][:, i], dtype=np.float64)
@@ -62,7 +62,9 @@ def position(adata: AnnData, perturbation: str | None, key: str, axis: str) -> i
     """Place of a perturbation among those named in ``uns[key][axis]``; None is the only one."""
     stored = adata.uns.get(key, {}).get(axis)
     if stored is None:
-        raise MissingKeyError(f"adata.uns[{key!r}][{axis!r}] does not exist. Run gf.tl.perturb with {axis}=True again.")
+        raise MissingKeyError(
+            f"adata.uns[{key!r}][{axis!r}] does not exist. Run gf.tl.perturb again, with {axis}=True."
+        )
     names = [str(name) for name in stored]
     if perturbation is None and len(names) == 1:
         return 0

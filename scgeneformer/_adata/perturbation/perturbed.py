@@ -71,7 +71,7 @@ class Perturbed:
         if missing := [name for name in names if name not in set(self.names)]:
             raise DataError(
                 f"null={missing[:10]} were not perturbed; names that were: {_some(self.names.tolist())}. "
-                "Name some of those, or null='rank' or 'random'."
+                "Name some of those, or take null='rank' or null='random'."
             )
         chosen = np.zeros(self.table.n_columns, dtype=bool)
         chosen[self.slots[np.isin(self.names, list(names))]] = True
@@ -154,7 +154,9 @@ def _slot(adata: AnnData, key: str, combinations: bool) -> str:
     what = "combinations of genes" if combinations else "perturbations"
     stored = [k for k, v in adata.uns.items() if isinstance(v, dict) and (k in adata.layers or "combinations" in v)]
     there = ", ".join(map(repr, stored)) or "none"
-    raise MissingKeyError(f"There are no {what} under the key {key!r}; there are: {there}. Run gf.tl.perturb first.")
+    raise MissingKeyError(
+        f"There are no {what} under the key {key!r}; there are: {there}. Run gf.tl.perturb(adata) first."
+    )
 
 
 def _read_layers(
@@ -168,7 +170,7 @@ def _read_layers(
         if not (np.array_equal(matrix.indptr, own.indptr) and np.array_equal(matrix.indices, own.indices)):
             raise DataError(
                 f"adata.layers[{name!r}] and adata.layers[{key!r}] do not have the same entries: one was changed "
-                "since gf.tl.perturb. Run it again; explicit zeros are entries, and must not be eliminated."
+                "since gf.tl.perturb. Explicit zeros are entries, and must not be eliminated. Run gf.tl.perturb again."
             )
     first, place = distinct_columns(own, csc[rank_key])
     n_rows = np.diff(own.indptr)

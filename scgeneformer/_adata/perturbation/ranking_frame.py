@@ -7,36 +7,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scgeneformer._checks import as_names
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._adata.groups import choose_groups
+from scgeneformer._errors import MissingKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
 
-COLUMNS = {  # key in uns: column of the frame, in this order; each test has some of them
-    "names": "names",
-    "effect": "effect",
-    "scores": "score",
-    "pvals": "pvals",
-    "pvals_adj": "pvals_adj",
-    "shift": "shift",
-    "null_shift": "null_shift",
-    "placement": "placement",
-    "sd": "sd",
-    "impact": "impact",
-    "impact_share": "impact_share",
-    "individual": "individual",
-    "anchor": "anchor",
-    "sum": "sum",
-    "interaction": "interaction",
-    "rank": "rank",
-    "n_cells": "n_cells",
-    "n_cells_null": "n_cells_null",
-    "n_null": "n_null",
-    "n_replicates": "n_replicates",
-}
+COLUMNS = (  # in uns, and of the frame, in this order; each test has some of them
+    "names",
+    "effect",
+    "scores",
+    "pvals",
+    "pvals_adj",
+    "shift",
+    "null_shift",
+    "placement",
+    "sd",
+    "impact",
+    "impact_share",
+    "individual",
+    "anchor",
+    "sum",
+    "interaction",
+    "rank",
+    "n_cells",
+    "n_cells_null",
+    "n_null",
+    "n_replicates",
+)
 BY_STATE = {"state_effects": "shift_to", "state_pvals": "pvals_to", "state_pvals_adj": "pvals_adj_to"}
 BASE = {"groups", "names", "effect", "rank_correlation", "params"}
 
@@ -89,7 +89,7 @@ def read_ranking(adata: AnnData, key: str) -> dict[str, Any]:
     stored = adata.uns.get(key)
     if not isinstance(stored, dict) or not set(stored) >= BASE:
         raise MissingKeyError(
-            f"adata.uns[{key!r}] does not hold a ranking of perturbations. Run gf.tl.rank_perturbations first."
+            f"adata.uns[{key!r}] does not hold a ranking of perturbations. Run gf.tl.rank_perturbations(adata) first."
         )
     return stored
 
@@ -106,15 +106,12 @@ def ranking_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -
     """
     stored = read_ranking(adata, key)
     groups = [str(name) for name in stored["groups"]]
-    asked = groups if group is None else as_names(group)
-    if missing := [name for name in asked if name not in groups]:
-        listed = ", ".join(map(repr, groups))
-        raise DataError(f"group={missing} do not exist in adata.uns[{key!r}]; the groups are: {listed}.")
+    asked = choose_groups(groups, group)
     states = [str(name) for name in stored.get("states", [])]
     parts = []
     for name in asked:
         i = groups.index(name)
-        columns = {column: np.asarray(stored[of])[:, i] for of, column in COLUMNS.items() if of in stored}
+        columns = {column: np.asarray(stored[column])[:, i] for column in COLUMNS if column in stored}
         for j, state in enumerate(states):
             columns |= {f"{prefix}_{state}": np.asarray(stored[of])[:, i, j] for of, prefix in BY_STATE.items()}
         parts.append(pd.DataFrame({"group": name, **columns}))

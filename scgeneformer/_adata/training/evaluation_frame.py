@@ -78,7 +78,10 @@ def read_comparison(adata: AnnData, label: str, methods: str | Sequence[str] | N
     present = [str(name) for name in stored["methods"]]
     chosen = present if methods is None else list(dict.fromkeys(as_names(methods)))
     if missing := [name for name in chosen if name not in present]:
-        raise DataError(f"There is no method {missing[0]!r} in adata.uns[{key!r}]; there are: {present}.")
+        raise DataError(
+            f"methods={missing[0]!r} does not exist in adata.uns[{key!r}]; the methods are: "
+            f"{', '.join(map(repr, present))}."
+        )
     return Comparison(
         [str(name) for name in stored["classes"]],
         chosen,

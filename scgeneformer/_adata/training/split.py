@@ -64,8 +64,7 @@ def find_split(
     split_by: str | Sequence[str] | None = None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     n_folds: int | None = None,
-    seed: int = 42,
-    asked: str = "split_by",
+    seed: int = 0,
 ) -> Split:
     """Take the split from a column of `obs`, or divide the cells.
 
@@ -85,8 +84,6 @@ def find_split(
         Folds instead of parts.
     seed
         Of what is random.
-    asked
-        Name of the parameter by which the user gave `split_by`, for error messages.
 
     Raises
     ------
@@ -104,7 +101,7 @@ def find_split(
     each = [each] if isinstance(each, Labels) else list(each)
     codes = np.stack([one.codes for one in each], axis=1)
     names = [name for one in each for name in one.classes]
-    groups = None if split_by is None else find_groups(adata, split_by, asked=asked)
+    groups = None if split_by is None else find_groups(adata, split_by, asked="split_by")
     if split is not None:
         record: dict[str, Any] = {"column": split}
         parts = np.where((codes >= 0).any(axis=1), _read(adata, split, n_folds), splits.NONE)
@@ -113,11 +110,11 @@ def find_split(
             _check_groups(parts, groups, split)
     else:
         sizes = {"fractions": np.array(fractions, dtype=np.float64)} if n_folds is None else {"n_folds": n_folds}
-        record = {"by": np.array([] if groups is None else groups.columns, dtype=str), **sizes, "seed": seed}
+        record = {"split_by": np.array([] if groups is None else groups.columns, dtype=str), **sizes, "seed": seed}
         by_name = np.argsort(adata.obs_names.to_numpy(str), kind="stable")
         units = None if groups is None else groups.codes[by_name]
         if groups is not None:
-            _check_known(groups, codes, asked)
+            _check_known(groups, codes)
         parts = np.empty(adata.n_obs, dtype=np.int64)
         parts[by_name] = (
             splits.split(codes[by_name], units, fractions, seed)
@@ -151,12 +148,12 @@ def _check(parts: np.ndarray, codes: np.ndarray, names: list[str], n_folds: int 
         folds.check_folds(codes, parts, n_folds, names)
 
 
-def _check_known(groups: Groups, codes: np.ndarray, asked: str) -> None:
+def _check_known(groups: Groups, codes: np.ndarray) -> None:
     """Refuse cells with a label whose group is not known: they could be on either side of it."""
     if n := int(((groups.codes < 0) & (codes >= 0).any(axis=1)).sum()):
         columns = ", ".join(groups.columns)
         raise DataError(
-            f"{n} cells with a label have no value in {columns} ({asked}=): nobody knows on which side they belong. "
+            f"{n} cells with a label have no value in {columns} (split_by=): nobody knows on which side they belong. "
             f"Leave them out: adata = adata[adata.obs[{groups.columns!r}].notna().all(axis=1)].copy()."
         )
 

@@ -19,13 +19,15 @@ from scgeneformer._cli.options import (
     Overwrite,
     PreviousLayer,
     Resume,
+    Sample,
+    Seed,
     UseRaw,
     target_of,
 )
 from scgeneformer._cli.parts import parts_of
 
 
-def genes(
+def embed_genes(
     file: Cells,
     out: Out = None,
     in_place: InPlace = False,
@@ -33,11 +35,12 @@ def genes(
     resume: Resume = False,
     model: Model = None,
     layer: Layers = ["-2"],  # noqa: B006  typer reads it, nobody changes it
-    gene: Annotated[list[str] | None, typer.Option("--gene", "-g", help="Gene. Repeatable. Without: all.")] = None,
+    genes: Annotated[list[str] | None, typer.Option("--genes", "-g", help="Gene. Repeatable. Without: all.")] = None,
     groupby: Columns = None,
     agg: Annotated[str, typer.Option(help="How cells are combined: mean, var or median (cannot be resumed).")] = "mean",
     min_cells: Annotated[int, typer.Option(help="Results over fewer cells with the gene are left empty.")] = 1,
-    sample: Annotated[int | None, typer.Option(help="Embed a random sample of so many cells.")] = None,
+    sample: Sample = None,
+    seed: Seed = 0,
     counts_layer: CountsLayer = None,
     use_raw: UseRaw = False,
     gene_ids: GeneIds = None,
@@ -52,7 +55,7 @@ def genes(
     Adds varm['geneformer'], varm['geneformer_n_cells'] and, with --groupby, varm['geneformer_<column>'].
     """
     target = target_of(file, out, in_place)
-    chosen: dict[str, Any] = {"genes": gene or None, "groupby": groupby or None, "agg": agg}
+    chosen: dict[str, Any] = {"genes": genes or None, "groupby": groupby or None, "agg": agg}
     with (
         parts_of(target, resume=resume) as parts,
         cells_of(file, target, model, overwrite=overwrite or in_place, within=parts) as adata,
@@ -63,6 +66,7 @@ def genes(
             layer=[n for text in layer for n in numbers(text)],
             min_cells=min_cells,
             sample=sample,
+            seed=seed,
             out=None if agg == "median" and not resume else parts,
             counts_layer=counts_layer,
             use_raw=use_raw or None,
