@@ -260,11 +260,11 @@ def test_links_lead_somewhere(path):
 )
 @pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # scanpy's use of matplotlib
 def test_examples_run(path, tmp_path, monkeypatch):
-    """The python blocks of a page run one after the other, on the demonstration model and 25 cells of each type."""
+    """The python blocks of a page run one after the other, on the demonstration model and 12 cells of each type."""
     import matplotlib.pyplot as plt
 
     cells = gf.datasets.pbmc68k()
-    few = cells[cells.obs.groupby("cell_type", observed=True).cumcount() < 25]  # all those of rare types
+    few = cells[cells.obs.groupby("cell_type", observed=True).cumcount() < 12]  # all those of rare types
     monkeypatch.setattr(gf.datasets, "pbmc68k", few.copy)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda *_, **__: None)

@@ -44,7 +44,7 @@ def naive(values: np.ndarray, n_bins: int) -> list[int]:
 def bins_of(values, n_bins: int) -> list[int]:
     """The kernel on one cell, in the order of the genes."""
     vocabulary = vocabulary_of(ValueBinned(n_bins), len(values), input_size=len(values) + 1)
-    counts = sp.csr_matrix(np.asarray(values)[None])
+    counts = sp.csr_matrix(np.asarray(values, dtype=np.float32)[None])
     tokens, _ = vocabulary.encoding.encode(counts, vocabulary.tokens, vocabulary)
     bins = np.zeros(vocabulary.n_tokens, dtype=int)
     bins[tokens.ids] = tokens.positions
