@@ -29,7 +29,7 @@ def aggregate(
     by: str | Sequence[str],
     func: Literal["mean", "median", "var"] = "mean",
     *,
-    obsm: str = keys.EMBEDDING,
+    key: str = keys.EMBEDDING,
 ) -> AnnData:
     """Combine an embedding of cells into one of groups of cells.
 
@@ -42,7 +42,7 @@ def aggregate(
         combinations and categories without a cell make no group.
     func
         "mean", "median" (element by element) or "var" (of the cells at hand, ``ddof=0``), in float64.
-    obsm
+    key
         Key of the embedding in ``adata.obsm``, cells × d: any, not only Geneformer's. Cells whose row holds a NaN are
         left out.
 
@@ -57,7 +57,7 @@ def aggregate(
     `.var_names` : "0" to "d-1"
         Columns of the embedding; their own names, if it is a DataFrame.
     `.uns['aggregate']` : dict
-        ``params`` (by, func, obsm) and how many cells had no label or no embedding, and how many categories no cell.
+        ``params`` (by, func, key) and how many cells had no label or no embedding, and how many categories no cell.
 
     Raises
     ------
@@ -68,12 +68,12 @@ def aggregate(
     --------
     >>> import scgeneformer as gf
     >>> adata = gf.datasets.pbmc68k()
-    >>> groups = gf.get.aggregate(adata, ["cell_type", "phase"], "median", obsm="X_pca")
+    >>> groups = gf.get.aggregate(adata, ["cell_type", "phase"], "median", key="X_pca")
     >>> groups.obs.columns.tolist()
     ['cell_type', 'phase', 'n_cells']
     """
     check_choice(AGGREGATES, func=func)
-    rows, names = _embedding(adata, obsm)
+    rows, names = _embedding(adata, key)
     groups = find_groups(adata, by)
     values, n_cells = combine(rows, groups.codes, len(groups.names), func)
     counts = {
@@ -86,7 +86,7 @@ def aggregate(
     for column in groups.columns:
         used = set(obs[column])
         obs[column] = pd.Categorical(obs[column], [c for c in _categories(adata, column) if c in used])
-    params = {"by": np.array(groups.columns), "func": func, "obsm": obsm}
+    params = {"by": np.array(groups.columns), "func": func, "key": key}
     return ad.AnnData(values, obs=obs, var=pd.DataFrame(index=names), uns={"aggregate": {"params": params, **counts}})
 
 

@@ -32,7 +32,7 @@ def attention(
     heads: int | Sequence[int] | None = None,
     genes: str | Sequence[str] | None = None,
     groupby: str | Sequence[str] | None = None,
-    n_targets: int | None = None,
+    top_k: int | None = None,
     min_cells: int = 1,
     counts_layer: str | None = None,
     use_raw: bool | None = None,
@@ -65,7 +65,7 @@ def attention(
         Genes of interest; None takes all that the model knows. Memory grows with the square of their number.
     groupby
         One or several columns of ``adata.obs``: one result per group of cells instead of one over all cells.
-    n_targets
+    top_k
         Number of genes that are kept of those each gene attends to, the strongest; None keeps all pairs that occur.
     min_cells
         Leave out pairs that occur together in fewer cells.
@@ -100,7 +100,7 @@ def attention(
     Raises
     ------
     DataError
-        If there are no counts, or `layer`, `heads`, `genes`, `groupby`, `n_targets` or `min_cells` cannot be used.
+        If there are no counts, or `layer`, `heads`, `genes`, `groupby`, `top_k` or `min_cells` cannot be used.
         Nothing is written then.
     ModelError
         If the model cannot be used.
@@ -109,7 +109,7 @@ def attention(
     -----
     Pairs are summed densely (12 bytes for each pair and group) as long as that takes less than 2 GB, and otherwise
     sparsely (20 bytes for each pair that occurs). Of the attention itself only a tile of one cell exists at a time. The
-    result takes 16 bytes for each pair that is kept: for all genes in many cells `genes` or `n_targets` keep it small.
+    result takes 16 bytes for each pair that is kept: for all genes in many cells `genes` or `top_k` keep it small.
 
     See Also
     --------
@@ -119,14 +119,14 @@ def attention(
     --------
     >>> import scgeneformer as gf
     >>> adata = gf.datasets.pbmc68k()[:20].copy()
-    >>> gf.tl.attention(adata, model="mini", layer=-2, n_targets=10)
+    >>> gf.tl.attention(adata, model="mini", layer=-2, top_k=10)
     >>> adata.varp["geneformer_attention"].shape
     (765, 765)
     """
     from scgeneformer._engine.attention_weights import attention_sums, mean_of_pairs
 
     target = target_of(adata, copy)
-    check_whole(n_targets=1 if n_targets is None else n_targets, min_cells=min_cells)
+    check_whole(top_k=1 if top_k is None else top_k, min_cells=min_cells)
     groups = None if groupby is None else find_groups(adata, groupby)
     session = open_session(
         adata,
@@ -156,7 +156,7 @@ def attention(
     warn_empty(n_tokens, adata)
 
     params = session.params(layer=block, heads=np.array(chosen_heads), min_cells=min_cells)
-    params |= {} if n_targets is None else {"n_targets": n_targets}
+    params |= {} if top_k is None else {"top_k": top_k}
     results = Results(obs={keys.N_TOKENS: n_tokens})
     key = keys.ATTENTION if key_added is None else key_added
     if groups is not None:
@@ -169,7 +169,7 @@ def attention(
     of_var = tokens_of_var(session.source)
     slot_of_var = np.where(of_var >= 0, slot_of_token[of_var], -1)
     for i, name in enumerate(names):
-        mean, n_cells = mean_of_pairs(sums.of_group(i), min_cells, n_targets)
+        mean, n_cells = mean_of_pairs(sums.of_group(i), min_cells, top_k)
         results.varp |= {name: _to_var(mean, slot_of_var), keys.n_cells(name): _to_var(n_cells, slot_of_var)}
     write(target, results)
     if groups is not None:

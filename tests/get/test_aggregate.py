@@ -60,7 +60,7 @@ def test_any_embedding_equals_numpy(func, kind):
     value = kind(rows)
     if isinstance(value, pd.DataFrame):
         value.index = obs.index
-    found = gf.get.aggregate(ad.AnnData(obs=obs, obsm={"e": value}), "g", func, obsm="e")
+    found = gf.get.aggregate(ad.AnnData(obs=obs, obsm={"e": value}), "g", func, key="e")
     expected = [AGGREGATES[func](rows[labels == g], axis=0) for g in found.obs_names]
     np.testing.assert_allclose(found.X, expected, rtol=1e-6)
     assert found.var_names.tolist() == (list("xyz") if isinstance(value, pd.DataFrame) else ["0", "1", "2"])
@@ -114,8 +114,8 @@ def test_the_original_is_left_alone(adata):
         ({"by": []}, "groupby"),
         ({"by": "n_cells"}, "Rename"),
         ({"func": "sum"}, "'mean', 'median', 'var'"),
-        ({"obsm": "nope"}, "the keys are: 'X_geneformer'"),
-        ({"obsm": "cube"}, r"has shape \(6, 2, 2\)"),
+        ({"key": "nope"}, "the keys are: 'X_geneformer'"),
+        ({"key": "cube"}, r"has shape \(6, 2, 2\)"),
     ],
     ids=str,
 )

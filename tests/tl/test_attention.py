@@ -104,13 +104,13 @@ def test_genes_of_interest_are_that_part_of_all(adata, model, accumulator, log):
 
 def test_the_strongest_keys_of_each_gene_are_kept(adata, model, accumulator):
     whole, n_cells = stored(gf.tl.attention(adata, model, copy=True))
-    gf.tl.attention(adata, model, n_targets=3, min_cells=2)
+    gf.tl.attention(adata, model, top_k=3, min_cells=2)
     whole[n_cells < 2] = 0
     kept = whole >= np.maximum(np.sort(whole, axis=1)[:, [-3]], 1e-12)
     found, found_n = stored(adata)
     np.testing.assert_allclose(found, np.where(kept, whole, 0), atol=1e-7)
     np.testing.assert_array_equal(found_n, np.where(kept, n_cells, 0))
-    assert adata.uns[KEY]["params"]["n_targets"] == 3
+    assert adata.uns[KEY]["params"]["top_k"] == 3
 
 
 def test_genes_that_share_a_token_share_rows_and_columns(adata, toy):
@@ -142,7 +142,7 @@ def test_a_call_with_fewer_groups_leaves_none_of_the_former(adata, toy):
 @pytest.mark.parametrize("how", ["h5ad", "zarr"])
 def test_results_survive_files_and_subsetting(adata, model, tmp_path, how):
     adata.obs["a/b"] = np.resize([1, 2], 12)
-    gf.tl.attention(adata, model, n_targets=4)
+    gf.tl.attention(adata, model, top_k=4)
     gf.tl.attention(adata, model, groupby="cell_type")
     gf.tl.attention(adata, model, groupby="donor", key_added="att")
     path = tmp_path / f"a.{how}"
@@ -220,7 +220,7 @@ def test_a_table_that_cannot_be_made_is_refused(adata, toy, given, text):
         ({"genes": ["nope"]}, "'nope'"),
         ({"genes": []}, "names none"),
         ({"groupby": "nope"}, "'cell_type', 'donor'"),
-        ({"n_targets": 0}, "n_targets=0"),
+        ({"top_k": 0}, "top_k=0"),
         ({"min_cells": None}, "min_cells=None"),
     ],
     ids=str,
