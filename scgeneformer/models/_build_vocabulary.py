@@ -31,8 +31,8 @@ def build_vocabulary(
     *,
     special_tokens: Sequence[str] | None = None,
     input_size: int | None = None,
-    min_cells: int = 1,
     genes: Sequence[str] | None = None,
+    min_cells: int = 1,
     symbols: Mapping[str, str] | pd.Series | None = None,
     aliases: Mapping[str, str] | pd.Series | None = None,
     base: ModelLike | Vocabulary | None = None,
@@ -53,10 +53,10 @@ def build_vocabulary(
         there, "<cls>" and "<eos>"; None takes all four, or those of `base`.
     input_size
         Longest sequence, special tokens included; None takes 2048, or that of `base`.
-    min_cells
-        Genes with a count in fewer cells are left out.
     genes
         IDs of the only genes to take, in any order; None takes all.
+    min_cells
+        Genes with a count in fewer cells are left out.
     symbols
         ID -> symbol, in place of those the statistics found in the data; missing values are passed over.
     aliases

@@ -25,8 +25,8 @@ def perturbation(
     *,
     key: str = keys.RANK_PERTURBATIONS,
     kind: str = "ranking",
-    n_genes: int = 20,
     genes: str | Sequence[str] | None = None,
+    n_genes: int = 20,
     fdr: float = 0.05,
     cmap: str | None = None,
     ax: Axes | None = None,
@@ -49,10 +49,10 @@ def perturbation(
         "ranking" draws effect and significance of the first `n_genes`; "volcano" effect against FDR, with the names of
         the first `n_genes` that are significant; "heatmap" the effect in each group, of the first of each group in
         turn, with a dot where it is significant.
-    n_genes
-        Number of genes (or combinations) that are drawn or named.
     genes
         Genes to draw or to name in place of the first `n_genes`.
+    n_genes
+        Number of genes (or combinations) that are drawn or named.
     fdr
         Adjusted p-values below count as significant.
     cmap

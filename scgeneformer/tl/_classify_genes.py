@@ -101,10 +101,10 @@ def classify_genes(
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> adata = gf.datasets.pbmc68k()[:100].copy()
+    >>> adata = gf.datasets.pbmc68k()[:60].copy()
     >>> names = adata.var_names.astype(str)
     >>> classes = {"respiration": names[names.str.match("NDUF|COX")], "surface": names[names.str.match(r"CD\d")]}
-    >>> trained = gf.tl.train_gene_classifier(adata, classes, model="mini", n_folds=None)
+    >>> trained = gf.tl.train_gene_classifier(adata, classes, model="mini", n_folds=None, max_tokens=64)
     >>> gf.tl.classify_genes(adata, trained)
     >>> adata.varm["geneformer_gene_class_probability"].shape
     (765, 2)

@@ -108,7 +108,7 @@ def probe(
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = gf.datasets.pbmc68k()[::4].copy()
     >>> gf.tl.embed_cells(adata, model="mini")
     >>> gf.tl.probe(adata, "cell_type", methods="knn")
     >>> gf.get.classification_df(adata, "cell_type").index.tolist()

@@ -120,10 +120,10 @@ def train_gene_classifier(
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> adata = gf.datasets.pbmc68k()[:100].copy()
+    >>> adata = gf.datasets.pbmc68k()[:60].copy()
     >>> names = adata.var_names.astype(str)
     >>> classes = {"respiration": names[names.str.match("NDUF|COX")], "surface": names[names.str.match(r"CD\d")]}
-    >>> trained = gf.tl.train_gene_classifier(adata, classes, model="mini", n_folds=2, learning_rate=1e-3)
+    >>> trained = gf.tl.train_gene_classifier(adata, classes, model="mini", n_folds=2, max_tokens=64)
     >>> adata.uns["geneformer_gene_class_evaluation"]["table"].shape[0]
     2
     """
