@@ -37,7 +37,7 @@ def bounds(requirements: list[str]) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def test_one_version(project):
+def test_the_version_is_the_same_everywhere(project):
     assert f"\nversion: {project['version']}\n" in read("CITATION.cff")
     assert f'version: "{project["version"]}"' in read("packaging/conda/recipe.yaml")
 

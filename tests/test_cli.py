@@ -138,7 +138,7 @@ def test_check_prints_the_report_and_tells_by_its_exit_code(path, cells, tmp_pat
     assert "counts_layer='counts'" in result.stdout
 
 
-def test_models_and_download():
+def test_models_are_listed_and_fetched():
     result = call("models")
     assert result.exit_code == 0
     assert {line.split()[0] for line in result.stdout.splitlines()} >= set(gf.models.available().index)
@@ -212,7 +212,7 @@ def test_debug_shows_where_an_error_arose(words, tmp_path):
     assert isinstance(result.exception, FileNotFoundError)
 
 
-def test_python_m_scgeneformer(cells, tmp_path):
+def test_python_m_scgeneformer_is_the_command(cells, tmp_path):
     path = tmp_path / "cells.h5ad"
     cells.write_h5ad(path)
 
@@ -248,7 +248,7 @@ def test_neighbour_agreement_by_hand():
     assert neighbour_agreement(points, labels, 3) == 1 / 3
 
 
-def test_demo(tmp_path):
+def test_the_demo_writes_what_it_says(tmp_path):
     summary = run(tmp_path)
     assert matplotlib.image.imread(tmp_path / "figures" / "demo_umap.png").shape[:2] == (1350, 2100)
     adata = ad.read_h5ad(tmp_path / "demo.h5ad")
@@ -311,7 +311,7 @@ def test_perturb_writes_what_perturb_gives(path, cells, suffix, tmp_path):
     np.testing.assert_array_equal(found.obsm["geneformer_delete"], cells.obsm["geneformer_delete"])
 
 
-def test_pretrain_from_scratch_and_on(path, cells, tmp_path):
+def test_pretrain_begins_from_scratch_and_goes_on(path, cells, tmp_path):
     files.format_of(path).write(cells, other := tmp_path / f"other{path.suffix}")
     small = ["--set", 'config={"hidden_size": 16, "num_hidden_layers": 1}', "--set", "epochs=1", "--seed", 1]
     result = call("pretrain", path, other, *small, "--split-by", "donor", "--out", tmp_path / "model")
@@ -325,7 +325,7 @@ def test_pretrain_from_scratch_and_on(path, cells, tmp_path):
     assert "is not empty" in fails("pretrain", path, *on)
 
 
-def test_train_and_classify(path, cells, tmp_path):
+def test_train_writes_what_classify_reads(path, cells, tmp_path):
     cells.obs["cell_type"] = np.resize(["a", "b"], 12)
     files.format_of(path).write(cells, path)
     out, told = tmp_path / "annotator", tmp_path / f"told{path.suffix}"

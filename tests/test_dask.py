@@ -158,7 +158,7 @@ def test_it_goes_straight_to_zarr_and_comes_back(adata, toy, tmp_path):
 
 
 @pytest.mark.parametrize("previous_too", [True, False])
-def test_a_layer_and_two_time_points(adata, previous_too):
+def test_two_time_points_of_layers_are_lazy(adata, previous_too):
     model = make_model(two_times=True, special=True)
     adata.layers["before"] = adata.X[::-1].copy()
     adata.layers["now"] = adata.X.copy()
@@ -205,7 +205,7 @@ def test_groups_are_computed_at_once(adata, toy, agg, per_cell, opened):
         {"agg": "median", "groupby": "donor"},
     ],
 )
-def test_sums_of_genes(adata, toy, asked):
+def test_sums_of_genes_are_those_in_memory(adata, toy, asked):
     clear_cells(adata, 7)
     expected = gf.tl.embed_genes(adata, toy, copy=True, **asked)
     cells = lazy(adata)
@@ -249,7 +249,7 @@ PERTURBATIONS = [
 
 
 @pytest.mark.parametrize("asked", PERTURBATIONS)
-def test_perturbations(adata, toy, asked):
+def test_perturbations_are_those_in_memory(adata, toy, asked):
     expected = gf.tl.perturb(adata, model=toy, copy=True, **asked)
     cells = lazy(adata)
     gf.tl.perturb(cells, model=toy, **asked)
@@ -351,7 +351,7 @@ def test_progress_is_told_chunk_by_chunk(adata, toy, capsys):
     assert "/60" in shown
 
 
-def test_what_is_said(adata, toy, log):
+def test_the_log_says_that_dask_computes_chunks(adata, toy, log):
     gf.tl.embed_genes(lazy(adata), toy)
     assert "60 cells in 4 chunks, computed by dask in this process" in log()
 

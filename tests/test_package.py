@@ -102,14 +102,14 @@ def each_function(*packages: str):
 # --- import cost and layering ---------------------------------------------------------------------------------------
 
 
-def test_import_is_light():
+def test_import_loads_neither_torch_nor_transformers():
     code = "import scgeneformer, sys; print(*({'torch', 'transformers'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert loaded == []
 
 
 @each_module
-def test_layering(path):
+def test_modules_import_only_from_their_layers(path):
     names, inside = imports(ast.parse(path.read_text(encoding="utf-8"))), path.relative_to(PACKAGE).parts[0]
     face = [f"scgeneformer.{part}" for part in FACE]
     if inside in ("_engine", "_training"):
@@ -165,7 +165,7 @@ def assigned(tree: ast.Module) -> set[str]:
 
 
 @each_function(*FACE)
-def test_signature(function):
+def test_signatures_keep_the_conventions(function):
     parameters = list(inspect.signature(function).parameters.values())
     assert parameters[0].name == "adata"
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -175,7 +175,7 @@ def test_signature(function):
 
 
 @each_function(*FACE, "models", "datasets")
-def test_docstring(function):
+def test_docstrings_describe_every_parameter(function):
     doc = inspect.getdoc(function) or ""
     assert doc.split("\n\n")[0].endswith("."), "a docstring opens with a sentence"
     assert not re.search(r"^\s*\{\w+\}$", doc, flags=re.M), "a shared description was not put in"
@@ -191,7 +191,7 @@ WITH_EXAMPLES = {name: f for name, f in public(*FACE, "models", "datasets").item
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_doctest(name, tmp_path, monkeypatch):
+def test_doctests_of_public_functions_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example = doctest.DocTestParser().get_doctest(inspect.getdoc(WITH_EXAMPLES[name]), {}, name, None, 0)
     said: list[str] = []
@@ -259,7 +259,7 @@ def test_links_lead_somewhere(path):
     "path", [p for p in DOCS if "```python" in p.read_text(encoding="utf-8")], ids=lambda p: p.name
 )
 @pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # scanpy's use of matplotlib
-def test_examples_run(path, tmp_path, monkeypatch):
+def test_examples_on_pages_run(path, tmp_path, monkeypatch):
     """The python blocks of a page run one after the other, on the demonstration model and 12 cells of each type."""
     import matplotlib.pyplot as plt
 

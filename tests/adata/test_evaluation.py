@@ -89,7 +89,7 @@ def test_methods_are_chosen_in_the_order_asked(compared):
     assert read_comparison(compared, KEY, "fine-tuned").methods == ["fine-tuned"]
 
 
-def test_what_does_not_exist(compared):
+def test_what_does_not_exist_is_refused_with_what_does(compared):
     with pytest.raises(
         DataError, match=r"methods='knn' does not exist.*the methods are: 'fine-tuned', 'logistic PCA'\."
     ):

@@ -23,7 +23,7 @@ def counted():
 
 
 @pytest.mark.filterwarnings("ignore:Some cells have zero counts:UserWarning")
-def test_as_scanpy_does_it_on_the_training_cells(counted, monkeypatch):
+def test_components_are_those_of_scanpy_on_the_training_cells(counted, monkeypatch):
     monkeypatch.setattr(expression, "N_GENES", 80)
     train = np.arange(90) % 3 > 0
     found = expression.expression_pca(open_counts(counted), train, 6)

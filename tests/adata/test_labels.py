@@ -43,14 +43,14 @@ def test_values_become_classes(adata, values, classes, codes):
     ],
     ids=["missing", "one class", "one cell", "numbers", "tuples", "alike"],
 )
-def test_what_cannot_be_learned(adata, values, text):
+def test_what_cannot_be_learned_is_refused(adata, values, text):
     cells = adata[:4].copy()
     cells.obs["x"] = pd.Series(values, index=cells.obs_names, dtype=object)
     with pytest.raises(DataError, match=text):
         find_labels(cells, "x")
 
 
-def test_a_column_that_does_not_exist(unchanged):
+def test_a_column_that_does_not_exist_is_refused_with_those_that_do(unchanged):
     with pytest.raises(MissingKeyError, match=r"label='x' is no column of adata.obs; the columns are: 'cell_type'"):
         find_labels(unchanged, "x")
 

@@ -84,7 +84,7 @@ def test_cells_without_a_label_are_in_no_part(adata):
         ({"split_by": "few"}, "There are 2 units to divide into 3 parts"),
     ],
 )
-def test_what_cannot_be_split(adata, arguments, text):
+def test_what_cannot_be_split_is_refused(adata, arguments, text):
     adata.obs["class_part"] = np.where(adata.obs["cell_type"] == "b", "test", "train")
     adata.obs["two_folds"] = np.resize([0, 1], 60)
     adata.obs["few"] = np.resize(["u", "v"], 60)

@@ -169,7 +169,7 @@ def test_replicates_with_too_few_cells_of_a_gene_do_not_count_for_it():
     assert found.n_cells_reference.tolist() == reference[1].sum(axis=0).tolist()
 
 
-def test_nothing_is_testable():
+def test_a_single_replicate_cannot_be_tested():
     single = simulate(np.random.default_rng(0), 1, 3, 4)
     found = compare(*single)
     assert np.isnan(found.pvals_adj).all()

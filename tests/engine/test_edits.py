@@ -48,7 +48,7 @@ def test_each_mode_by_hand(mode, targets, to, expected, origin):
     assert found.shared.tolist() == others
 
 
-def test_cellariums_example():
+def test_the_example_of_cellarium_gives_its_sequences():
     """Tokens 2, 3, 4, 5 with values 4, 3, 2, 1: activating 5, deleting 4, mapping 2 and 3 to 1."""
     cell = [2, 3, 4, 5]
     assert ids("overexpress", 5, cell=cell) == [5, 2, 3, 4]
@@ -115,7 +115,7 @@ def test_several_modes_are_applied_in_the_order_of_the_table_whatever_that_of_th
         assert found.shared.tolist() == [2]
 
 
-def test_a_quarter_of_the_cell_and_its_limits():
+def test_a_gene_moves_by_a_quarter_of_the_cell_within_its_limits():
     cell = list(range(100, 120))  # 20 genes: five ranks
     assert ids("activate", 110, cell=cell, max_genes=20).index(110) == 5
     assert ids("activate", 103, cell=cell, max_genes=20).index(103) == 0

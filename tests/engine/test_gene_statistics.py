@@ -30,7 +30,7 @@ def naive(dense, target_sum=TARGET):
     return np.array(medians), scaled.mean(axis=0), scaled.var(axis=0)
 
 
-def test_by_hand():
+def test_statistics_are_those_computed_by_hand():
     found = statistics([[1, 3, 0], [0, 0, 0], [2, 0, 0], [1, 1, 2]], target_sum=4)  # gives 1 3 0, 0, 4 0 0, 1 1 2
     np.testing.assert_array_equal(found.median, [1, 2, 2])
     np.testing.assert_array_equal(found.mean, [1.5, 1, 0.5])
@@ -50,7 +50,7 @@ def test_they_print_in_one_line():
     assert repr(rounded) == "GeneStatistics: 2 genes in 1 cells, counts as they are, rounded medians"
 
 
-def test_a_gene_that_is_never_seen():
+def test_a_gene_that_is_never_seen_has_no_median_and_mean_zero():
     found = statistics([[1, 0], [2, 0]])
     assert np.isnan(found.median[1])
     assert (found.mean[1], found.variance[1], found.n_detected[1]) == (0, 0, 0)
@@ -73,7 +73,9 @@ def test_columns_of_one_gene_are_added_up_and_unknown_ones_count_for_the_total()
     st.integers(1, 400),
 )
 @settings(max_examples=60, deadline=None)
-def test_random_matrices_whatever_the_shuffling_the_chunks_and_the_workers(seed, largest, workers, max_values, block):
+def test_random_matrices_give_the_naive_numbers_whatever_the_chunks_and_the_workers(
+    seed, largest, workers, max_values, block
+):
     """1000 x 5 whole numbers: medians within 1 % of the exact ones, and the same bits in every order."""
     rng = np.random.default_rng(seed)
     dense = rng.integers(0, largest + 1, (1000, 5)).astype(np.float32)
@@ -104,7 +106,7 @@ def test_five_million_values_around_100_come_out_right_where_float32_sums_fail()
     assert abs((sums[1] - sums[0] ** 2) / true[0] - 1) > 1e-3
 
 
-def test_genes_that_only_some_of_the_data_have():
+def test_genes_that_only_some_of_the_data_have_count_only_there():
     one = statistics([[1, 1], [1, 3]], ["A", "C"], target_sum=4, symbols=["a", ""])
     two = statistics([[4.0, 0.0]], ["B", "C"], target_sum=4, symbols=["b", "c"])
     found = one.merge(two).to_frame()

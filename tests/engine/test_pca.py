@@ -98,7 +98,7 @@ def test_blocks_that_are_worked_on_do_not_matter(method, size, monkeypatch):
 
 
 @pytest.mark.parametrize("method", pca.METHODS)
-def test_beside_scikit_learn(method):
+def test_axes_and_variances_are_those_of_scikit_learn(method):
     rows = slowly_decaying(400, 40)[0]
     exact = PCA(12, svd_solver="full").fit(rows)
     found = pca.fit(method, blocks_of(rows, 90), 40, 12)
@@ -119,7 +119,7 @@ def test_the_largest_entry_of_each_axis_is_positive(method):
 
 
 @pytest.mark.parametrize("method", pca.METHODS)
-def test_float32_embeddings_far_from_zero(method):
+def test_variances_are_good_for_float32_far_from_zero(method):
     rows = (slowly_decaying(400, 40)[0] + 3000).astype(np.float32).astype(np.float64)
     found = pca.fit(method, blocks_of(rows, 64), 40, 12)
     exact = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False) ** 2 / 399
@@ -128,7 +128,7 @@ def test_float32_embeddings_far_from_zero(method):
 
 
 @pytest.mark.parametrize(("method", "most"), [("incremental", 9), ("probabilistic", 8)])
-def test_too_few_rows(method, most):
+def test_more_components_than_rows_or_features_are_refused(method, most):
     rows = np.random.default_rng(0).normal(size=(12, 30))
     rows[:2] = np.nan
     assert pca.fit(method, [rows], 30, most).axes.shape == (30, most)
@@ -144,7 +144,7 @@ def test_too_few_rows(method, most):
 
 @pytest.mark.parametrize("method", pca.METHODS)
 @pytest.mark.parametrize("value", [0, 0.1, 1e9 / 3])
-def test_rows_that_do_not_vary(method, value):
+def test_rows_that_do_not_vary_are_refused(method, value):
     with pytest.raises(DataError, match="The 30 rows without NaN are all the same: there is no variance to find axes"):
         pca.fit(method, [np.full((30, 4), value)], 4, 2)
 
@@ -165,13 +165,13 @@ def test_error_of_reconstruction_is_near_the_smallest(exponent, order):
     np.testing.assert_allclose(found.total_variance, rows.var(axis=0, ddof=1).sum(), rtol=1e-10)
 
 
-def test_a_last_block_of_one_row():
+def test_a_last_block_of_one_row_does_no_harm():
     rows = slowly_decaying(161, 300)[0]
     found = pca.fit("incremental", [rows], 300, 20)
     assert left_over(rows, found.mean, found.axes) / best(rows, 20) < 1.06
 
 
-def test_more_features_than_rows():
+def test_all_components_of_few_rows_leave_nothing_over():
     rows = slowly_decaying(30, 200)[0]
     found = pca.fit("incremental", [rows], 200, 29)
     assert left_over(rows, found.mean, found.axes) == pytest.approx(0, abs=1e-8 * rows.var())
@@ -194,7 +194,7 @@ def test_four_points_by_hand():
     np.testing.assert_allclose(densities, expected, rtol=1e-6)
 
 
-def test_formulas_of_tipping_and_bishop():
+def test_probabilistic_axes_are_those_of_the_formulas_of_tipping_and_bishop():
     rows, q = slowly_decaying(300, 20)[0], 6
     found = pca.fit("probabilistic", blocks_of(rows, 77), 20, q)
     covariance = np.cov(rows.T)
@@ -239,7 +239,7 @@ def test_rows_with_nan_are_nan():
     )
 
 
-def test_nothing_is_left_for_the_noise():
+def test_components_that_leave_nothing_for_the_noise_are_refused():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 8))
     text = r"n_comps=3 components hold all of the variance, and method='probabilistic' needs some beside them\. Give a"

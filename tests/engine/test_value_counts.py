@@ -31,7 +31,7 @@ def test_medians_by_hand():
     assert len(found.keys) == 7  # the two equal values of gene 2 once
 
 
-def test_no_values():
+def test_no_values_have_no_median():
     assert np.isnan(ValueCounts(MANY).medians(3)).all()
     assert np.isnan(collect([], []).merged(collect([], [])).medians(2)).all()
 

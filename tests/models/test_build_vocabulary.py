@@ -107,7 +107,7 @@ def test_a_model_with_it_encodes_the_cells(statistics):
     assert adata.obsm["geneformer_tokens"][0, 0] == best
 
 
-def test_min_cells_and_a_list_of_genes(statistics, log):
+def test_min_cells_and_a_list_choose_genes(statistics, log):
     often = statistics.n_detected >= 24
     found = gf.models.build_vocabulary(statistics, min_cells=24)
     assert found.ensembl_ids.tolist() == statistics.gene_ids[often].tolist()
@@ -125,7 +125,7 @@ def test_genes_that_no_cell_has_are_left_out():
     assert len(found.tokens) == 39
 
 
-def test_symbols_and_aliases(statistics):
+def test_symbols_and_aliases_can_be_given(statistics):
     found = gf.models.build_vocabulary(
         statistics,
         symbols=pd.Series({"ensg00000000001": "Mine", "ENSG00000000000": None}),
@@ -136,7 +136,7 @@ def test_symbols_and_aliases(statistics):
     assert found.token_of_name["OLD NAME"] == found.tokens[2]
 
 
-def test_special_tokens_in_another_order(statistics):
+def test_special_tokens_may_come_in_another_order(statistics):
     found = gf.models.build_vocabulary(statistics, special_tokens=["<pad>", "<cls>", "<mask>"])
     assert found.special == {"<pad>": 0, "<cls>": 1, "<mask>": 2}
     assert found.tokens[0] == 3
@@ -190,7 +190,7 @@ def test_data_of_both_species_map_onto_an_extended_vocabulary():
         map_genes(adata.var, found)
 
 
-def test_nothing_new_is_the_base(statistics):
+def test_data_with_nothing_new_give_the_base(statistics):
     base = make_vocabulary()
     found = gf.models.build_vocabulary(statistics, base=base)
     assert found.checksum == base.checksum
@@ -237,7 +237,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused(statistics, case):
+def test_bad_input_is_refused(statistics, case):
     parameters, message = REFUSED[case]
     with pytest.raises(DataError, match=message):
         gf.models.build_vocabulary(statistics, **parameters)

@@ -68,7 +68,7 @@ def test_a_loaded_model_comes_back_as_it_is_or_as_its_twin(checkpoint):
     assert models.load(full, dtype="bfloat16") is half
 
 
-def test_the_twin_of_a_model_without_files(checkpoint):
+def test_a_model_without_files_has_a_twin_in_another_dtype(checkpoint):
     by_hand = replace(models.load(checkpoint, device="cpu"), files=None)
     twin = models.load(by_hand, dtype="float16")
     assert twin.dtype == torch.float16
@@ -106,7 +106,7 @@ def test_a_failed_load_leaves_nothing_behind_and_can_be_repeated(checkpoint, mon
     assert models.load(checkpoint, device="cpu").n_blocks == 2
 
 
-def test_clear_cache(checkpoint):
+def test_clear_cache_forgets_all_models(checkpoint):
     models.load(checkpoint, device="cpu")
     models.clear_cache()
     assert models.cache_info().empty

@@ -25,14 +25,14 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
-def test_auto_without_gpu(no_gpu):
+def test_auto_without_gpu_is_the_cpu_in_float32(no_gpu):
     assert resolve_device("auto") == torch.device("cpu")
     assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
     with pytest.raises(ModelError, match=r"sees no CUDA device\. Use device='cpu'"):
         resolve_device("cuda")
 
 
-def test_auto_with_gpu(two_gpus):
+def test_auto_with_gpu_is_the_current_one_in_half_precision(two_gpus):
     assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", 1)
     assert resolve_device("cpu:0") == torch.device("cpu")
     assert resolve_dtype("auto", torch.device("cuda", 1)) == torch.bfloat16
@@ -47,12 +47,12 @@ def test_devices_that_do_not_exist_list_those_that_do(two_gpus):
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", None, 1.5, "", "mps"])
-def test_nonsense(device, no_gpu):
+def test_names_of_no_device_are_refused_with_those_there_are(device, no_gpu):
     with pytest.raises(ModelError, match="it is 'auto', 'cpu', 'cuda' or 'cuda:1'"):
         resolve_device(device)
 
 
-def test_free_memory(monkeypatch):
+def test_free_memory_counts_what_torch_holds_in_reserve(monkeypatch):
     assert free_memory(torch.device("cpu")) is None
     for name, value in {"memory_reserved": 50, "memory_allocated": 20, "mem_get_info": (100, 200)}.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)

@@ -92,7 +92,7 @@ def test_a_failed_transfer_keeps_what_is_complete_and_can_be_repeated(hub):
     assert hub.server.requests["GET", WEIGHTS] == 2
 
 
-def test_a_transfer_that_never_ends_well(hub):
+def test_a_transfer_that_never_ends_well_is_told_and_can_be_repeated(hub):
     hub.server.cut[WEIGHTS] = [0] * 20
     with pytest.raises(ModelNotFoundError, match="Fetching Tiny"):
         models.download("Tiny")
@@ -120,7 +120,7 @@ def test_a_file_that_was_changed_in_the_cache_is_found_out(hub):
     assert models.load("Tiny", device="cpu").n_blocks == 2
 
 
-def test_a_place_on_the_hub_with_its_own_vocabulary(hub):
+def test_a_place_on_the_hub_with_its_own_vocabulary_needs_nothing_else(hub):
     model = models.load("lab/models/complete", device="cpu")
     assert (model.name, model.source, model.revision) == ("lab/models/complete", "lab/models", COMMIT)
     assert model.vocabulary.aliases
@@ -159,12 +159,12 @@ def test_a_partly_cached_place_is_used_offline_with_own_dictionaries(hub, tmp_pa
         (f"lab/models/complete@{'b' * 40}", "has no revision 'bbbb"),
     ],
 )
-def test_unknown_repositories_revisions_and_files(hub, model, message):
+def test_unknown_repositories_revisions_and_files_are_named(hub, model, message):
     with pytest.raises(ModelNotFoundError, match=message):
         models.load(model, device="cpu")
 
 
-def test_a_place_without_weights(hub):
+def test_a_place_without_weights_is_refused(hub):
     del hub.files["complete/model.safetensors"]
     with pytest.raises(ModelNotFoundError, match=r"has no file complete/model\.safetensors"):
         models.load("lab/models/complete", device="cpu")
@@ -174,7 +174,7 @@ REMEDIES = r"(?s)not in the hub cache.*scgeneformer download {}.*copy.*HF_HOME.*
 
 
 @pytest.mark.parametrize("model", ["Tiny", "lab/models/complete"])
-def test_offline_and_not_cached(hub, offline, model):
+def test_offline_and_not_cached_the_remedies_are_named(hub, offline, model):
     offline()
     with pytest.raises(ModelNotFoundError, match=REMEDIES.format(model)) as caught:
         models.load(model, device="cpu")
@@ -183,7 +183,7 @@ def test_offline_and_not_cached(hub, offline, model):
 
 
 @pytest.mark.parametrize("model", ["Tiny", "lab/models/complete"])
-def test_server_down_and_not_cached(hub, model):
+def test_where_the_server_is_down_the_remedies_are_named(hub, model):
     hub.server.stop()
     with pytest.raises(ModelNotFoundError, match=REMEDIES.format(model)):
         models.load(model, device="cpu")

@@ -113,7 +113,7 @@ def test_genes_differ_between_files_and_are_joined_by_id(whole, log):
     assert "1 genes have no ID (ensembl_id) and are left out" in log()
 
 
-def test_layers_raw_and_no_normalisation(whole):
+def test_counts_may_be_in_a_layer_or_raw_and_stay_as_they_are(whole):
     expected = gf.models.gene_statistics(whole, target_sum=None)
     assert expected.target_sum is None
     np.testing.assert_allclose(expected.mean, whole.X.toarray().mean(axis=0))
@@ -171,7 +171,7 @@ def test_the_corpus_stays_as_it_is(whole):
     assert_equal(whole, before)
 
 
-def test_a_corpus_without_cells(whole):
+def test_data_without_cells_add_nothing(whole):
     found = gf.models.gene_statistics([whole[:0].copy(), whole])
     assert found.checksum == gf.models.gene_statistics(whole).checksum
 

@@ -57,7 +57,7 @@ def test_hidden_states_are_those_of_the_stock_model(checkpoint):
 
 
 @pytest.mark.parametrize("kind", ["plain", "bin", "position_ids", "classifier"])
-def test_all_ways_in_which_encoders_are_saved(tmp_path, kind):
+def test_encoders_load_in_all_ways_in_which_they_are_saved(tmp_path, kind):
     from safetensors.torch import save_file
 
     settings_, folder = config(34), write_pickles(tmp_path / kind)
@@ -94,7 +94,7 @@ def test_weights_do_not_depend_on_the_file_afterwards(checkpoint):
     np.testing.assert_array_equal(states(model, TOKENS, 2), before)
 
 
-def test_our_own_layout(ours):
+def test_our_own_layout_loads(ours):
     model = models.load(str(ours), device="cpu")
     assert model.vocabulary.aliases == {"OLDGENE": vocabulary().ensembl_ids[0]}
     assert model.vocabulary.special == vocabulary().special
@@ -134,7 +134,7 @@ def test_dictionaries_of_the_other_generation_are_named(shared, weights, diction
 
 
 @pytest.mark.parametrize("kind", ["V1", "V2"])
-def test_reference_checkpoints(shared, kind):
+def test_checkpoints_of_the_reference_load(shared, kind):
     model = models.load(
         shared / "goldens" / "checkpoints" / f"{kind.lower()}_small",
         dictionaries=shared / "dictionaries" / kind,
@@ -147,7 +147,7 @@ def test_reference_checkpoints(shared, kind):
     np.testing.assert_allclose(means, golden["cell_second_to_last"][:2], atol=1e-5)
 
 
-def test_names_and_shapes_of_a_real_checkpoint(shared, tmp_path):
+def test_names_and_shapes_are_those_of_a_real_checkpoint(shared, tmp_path):
     stem = shared / "goldens" / "Geneformer-V2-104M_BertForSequenceClassification"
     header = json.loads(stem.with_name(stem.name + ".safetensors_header.json").read_text())
     del header["__metadata__"]
@@ -258,7 +258,7 @@ def test_a_bin_file_of_something_else_is_refused(checkpoint):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16, "float16", "float32", "torch.float16"])
-def test_dtypes(checkpoint, dtype):
+def test_every_dtype_gives_nearly_the_same_states(checkpoint, dtype):
     model = models.load(checkpoint, device="cpu", dtype=dtype)
     assert str(model.dtype).removeprefix("torch.") == str(dtype).removeprefix("torch.")
     assert {p.dtype for p in model.bert.parameters()} == {model.dtype}
@@ -266,7 +266,7 @@ def test_dtypes(checkpoint, dtype):
     np.testing.assert_allclose(states(model, TOKENS, 2), reference, atol=0.1)
 
 
-def test_unknown_dtypes_and_devices(checkpoint):
+def test_unknown_dtypes_and_devices_are_refused(checkpoint):
     with pytest.raises(ModelError, match="dtype='int8' is not supported; it is 'auto', 'float32'"):
         models.load(checkpoint, device="cpu", dtype="int8")
     with pytest.raises(ModelError, match="device='gpu' is not understood"):
@@ -285,7 +285,7 @@ def test_defaults_come_from_the_settings(checkpoint):
         assert models.load(checkpoint, dtype="float32").dtype == torch.float32
 
 
-def test_the_vocabulary_alone(checkpoint):
+def test_the_vocabulary_loads_without_the_weights(checkpoint):
     found = models.load_vocabulary(checkpoint)
     assert found.n_tokens == 34
     assert not _weights.READS
@@ -299,7 +299,7 @@ def test_the_vocabulary_alone(checkpoint):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda(checkpoint):  # pragma: no cover
+def test_auto_is_half_precision_on_cuda(checkpoint):  # pragma: no cover
     model = models.load(checkpoint)
     assert (model.device, model.dtype.itemsize) == (torch.device("cuda", torch.cuda.current_device()), 2)
     assert {p.device for p in model.bert.parameters()} == {model.device}

@@ -70,7 +70,7 @@ def test_available_describes_a_model_of_the_package_from_its_files(ours, monkeyp
     "name",
     ["V2-104M", "v2-104m", "Geneformer-V2-104M", "GENEFORMER-v2-104m", "ctheodoris/Geneformer/Geneformer-V2-104M"],
 )
-def test_names_and_aliases_in_any_case(name):
+def test_names_and_aliases_are_found_in_any_case(name):
     assert parse(name).name == "V2-104M"
 
 
@@ -83,7 +83,7 @@ def test_unknown_names_list_the_valid_ones_and_the_closest():
         models.load("V2-104")
 
 
-def test_places_on_the_hub():
+def test_places_on_the_hub_have_folder_and_revision():
     assert parse("lab/models") == HubPlace("lab/models")
     assert parse("lab/models/a/b") == HubPlace("lab/models", "a/b")
     assert parse("lab/models/a@v1.0") == HubPlace("lab/models", "a", "v1.0")

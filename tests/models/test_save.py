@@ -17,7 +17,7 @@ def assert_same_vocabulary(a, b):
     assert (a.special, a.input_size, a.aliases, a.target_sum) == (b.special, b.input_size, b.aliases, b.target_sum)
 
 
-def test_round_trip(checkpoint, tmp_path):
+def test_what_is_saved_is_loaded_as_it_was(checkpoint, tmp_path):
     model = models.load(checkpoint, device="cpu")
     folder = models.save(model, tmp_path / "deep" / "saved")
     assert {path.name for path in folder.iterdir()} == FILES
@@ -49,7 +49,7 @@ def test_bin_files_become_safetensors(checkpoint, tmp_path):
     assert models.load(tmp_path / "saved", device="cpu").n_blocks == 2
 
 
-def test_a_model_without_files(checkpoint, tmp_path):
+def test_a_model_without_files_can_be_saved(checkpoint, tmp_path):
     from dataclasses import replace
 
     by_hand = replace(models.load(checkpoint, device="cpu"), files=None)
@@ -90,7 +90,7 @@ def test_an_empty_folder_is_filled(checkpoint, tmp_path):
     assert models.load(tmp_path / "empty", device="cpu").n_blocks == 2
 
 
-def test_saving_in_place(ours):
+def test_a_model_can_be_saved_in_its_place(ours):
     models.save(ours, ours, overwrite=True)
     assert models.load(ours, device="cpu").n_blocks == 2
 

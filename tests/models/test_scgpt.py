@@ -141,7 +141,7 @@ def test_embeddings_of_real_cells_are_those_of_scgpt(tmp_path, shared):
     np.testing.assert_allclose(ours(adata, model), theirs(adata, model, twin, names), atol=1e-5)
 
 
-def test_what_is_read(folder):
+def test_a_directory_of_scgpt_gives_model_and_vocabulary(folder):
     model = models.load(folder, device="cpu")
     assert (model.name, model.n_blocks, model.width) == ("scGPT", BLOCKS, WIDTH)
     vocabulary = model.vocabulary

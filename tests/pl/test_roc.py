@@ -26,7 +26,7 @@ def _close():
     plt.close("all")
 
 
-def test_mean_spread_and_folds(adata):
+def test_the_mean_and_each_fold_are_drawn(adata):
     found = with_curves(adata, "ab")
     ax = gf.pl.roc(adata, "dosage", show=False)
     diagonal, mean, *folds = [line.get_ydata() for line in ax.lines]
@@ -46,6 +46,6 @@ def test_more_classes_have_a_mean_curve_each(adata):
     assert gf.pl.roc(adata, "dosage", ax=ax, return_fig=True) is fig
 
 
-def test_nothing_stored(unchanged):
+def test_nothing_stored_is_told_with_what_to_run(unchanged):
     with pytest.raises(MissingKeyError, match=r"Run gf\.tl\.train_gene_classifier\(adata, classes\) first"):
         gf.pl.roc(unchanged, "dosage")

@@ -13,7 +13,7 @@ from scgeneformer._errors import DataError, MissingKeyError
 COLUMNS = [f"geneformer_{name}" for name in ("median", "mean", "variance", "std", "detection")]
 
 
-def test_by_hand():
+def test_statistics_are_those_computed_by_hand():
     adata = ad.AnnData(np.array([[1, 3, 0], [0, 0, 0], [2, 0, 0], [1, 1, 2]], dtype=np.float32))
     gf.pp.gene_medians(adata, target_sum=4)  # gives 1 3 0, 0, 4 0 0, 1 1 2
     found = adata.var
@@ -34,7 +34,7 @@ def adata():
     return make_adata(n_cells=60)  # every gene has a count
 
 
-def test_the_naive_twin(adata):
+def test_statistics_are_those_of_the_naive_twin(adata):
     gf.pp.gene_medians(adata)
     dense = adata.X.toarray().astype(np.float64)
     scaled = dense / dense.sum(axis=1, keepdims=True) * 1e4
@@ -77,7 +77,7 @@ def test_raw_has_other_genes_and_the_result_is_found_by_name(adata):
 
 
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
-def test_the_result_survives(adata, tmp_path, suffix):
+def test_results_survive_files(adata, tmp_path, suffix):
     gf.pp.gene_medians(adata)
     path = tmp_path / f"a.{suffix}"
     getattr(adata, f"write_{suffix}")(path)
@@ -100,7 +100,7 @@ def test_dask_and_backed_files_give_the_same(adata, tmp_path):
     backed.file.close()
 
 
-def test_a_view_and_a_copy(unchanged):
+def test_a_view_gets_results_of_its_own_and_a_copy_leaves_the_original_alone(unchanged):
     found = gf.pp.gene_medians(unchanged, copy=True, key_added="mine")
     assert [name for name in found.var if "mine" in name] == [name.replace("geneformer", "mine") for name in COLUMNS]
     view = unchanged[:5]
@@ -127,7 +127,7 @@ def test_scaled_data_are_refused_and_the_counts_are_pointed_to(adata):
     assert_equal(adata, before)
 
 
-def test_genes_without_cells():
+def test_without_cells_no_gene_has_a_median():
     adata = make_adata()[:0].copy()
     gf.pp.gene_medians(adata)
     assert adata.var["geneformer_median"].isna().all()

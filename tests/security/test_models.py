@@ -122,7 +122,7 @@ NO_JSON = {
 
 
 @pytest.mark.parametrize("kind", NO_JSON)
-def test_json_that_is_none(checkpoint, kind):
+def test_json_that_is_none_is_refused(checkpoint, kind):
     content, message = NO_JSON[kind]
     (checkpoint / CONFIG).write_bytes(content)
     with pytest.raises(ModelError, match=rf"config\.json .*{message}"):
@@ -158,7 +158,7 @@ META = {
 
 
 @pytest.mark.parametrize("entry", META)
-def test_vocabularies_that_lie(ours, entry):
+def test_vocabularies_that_lie_are_refused(ours, entry):
     value, message = META[entry]
     change(ours / "geneformer.json", **{entry: value})
     with pytest.raises(ModelError, match=message):
@@ -169,13 +169,13 @@ ENCODINGS = [5, [], {}, {"name": ["x"]}, {"name": "value-binned", "n_bins": 10**
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-def test_encodings_that_lie(ours, encoding):
+def test_encodings_that_lie_are_refused(ours, encoding):
     change(ours / "geneformer.json", encoding=encoding)
     with pytest.raises(ModelError):
         models.load_vocabulary(ours)
 
 
-def test_genes_that_lie(ours):
+def test_genes_that_lie_are_refused(ours):
     lines = (ours / "genes.tsv").read_text().splitlines()
     for line, message in {
         "2147483647\tENSG1\tA\t1.0": "gives out the token 2,147,483,647",
@@ -227,7 +227,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_headers_of_safetensors_that_lie(checkpoint, kind):
+def test_headers_of_safetensors_that_lie_are_refused(checkpoint, kind):
     path, content = checkpoint / WEIGHTS, HEADERS[kind]
     if content is None:
         write_header(path, b" " * 100 * 2**20)
@@ -333,7 +333,7 @@ BINS = {
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("kind", BINS)
-def test_weights_of_torch_that_lie(checkpoint, kind, monkeypatch):
+def test_weights_of_torch_that_lie_are_refused(checkpoint, kind, monkeypatch):
     monkeypatch.chdir(checkpoint)
     write, message = BINS[kind]
     write(checkpoint / BIN, weights(checkpoint))
@@ -357,7 +357,7 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_classifiers_that_lie(checkpoint, kind):
+def test_classifiers_that_lie_are_refused(checkpoint, kind):
     folder = as_classifier(checkpoint)
     block, message = BLOCKS[kind]
     change(folder / CONFIG, scgeneformer=block)
@@ -366,7 +366,7 @@ def test_classifiers_that_lie(checkpoint, kind):
 
 
 @pytest.mark.parametrize("names", [{"x": "a"}, ["a", "b"], 5, {"0": "a", "1": "b", "2": "c"}], ids=str)
-def test_classes_that_lie(checkpoint, names):
+def test_classes_that_lie_are_refused(checkpoint, names):
     folder = as_classifier(checkpoint)
     change(folder / CONFIG, architectures=["BertForSequenceClassification"], id2label=names)
     with pytest.raises(ModelError, match=r"id2label in the config of tiny|does not fit its config"):
@@ -397,7 +397,7 @@ STATISTICS = {
 
 
 @pytest.mark.parametrize("kind", STATISTICS)
-def test_statistics_that_lie(tmp_path, kind, monkeypatch):
+def test_statistics_that_lie_are_refused(tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write, message = STATISTICS[kind]
     write(tmp_path / "x.npz")

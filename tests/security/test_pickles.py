@@ -62,7 +62,7 @@ class Call:
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("place", ["whole", "key", "value", "in a list"])
-def test_bombs_in_all_places(tmp_path, protocol, place):
+def test_bombs_are_refused_in_all_places(tmp_path, protocol, place):
     bomb = Call(subprocess.check_call, ["touch", str(tmp_path / "bait")])
     content = {"whole": bomb, "key": {(bomb,): 1}, "value": {"a": bomb}, "in a list": {"a": [[bomb]]}}[place]
     (tmp_path / "d.pkl").write_bytes(pickle.dumps(content, protocol))
@@ -124,7 +124,7 @@ def test_every_step_leaves_little_behind(tmp_path, monkeypatch, step):
         tracemalloc.stop()
 
 
-def test_a_file_without_end_and_what_is_no_file(tmp_path):
+def test_a_file_without_end_and_what_is_no_file_are_refused(tmp_path):
     import os
 
     with open(tmp_path / "d.pkl", "wb") as file:

@@ -40,7 +40,7 @@ def test_names_that_lead_astray_are_refused(hub, tmp_path, monkeypatch):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_paths_of_other_types():
+def test_paths_of_other_types_are_refused():
     for name in (Path("/no/such/\x1b[31m"), b"lab/models", 5, ["lab/models"]):
         with pytest.raises(ModelError) as caught:
             parse(name)
@@ -52,7 +52,7 @@ class Bytes:
         return b"/tmp"
 
 
-def test_a_path_of_bytes():
+def test_a_path_of_bytes_is_no_directory():
     with pytest.raises(ModelError, match=r"There is no directory b'/tmp'"):
         parse(Bytes())
 

@@ -55,7 +55,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("kind", STATES)
-def test_states_that_lie(tmp_path, kind):
+def test_states_that_lie_are_refused(tmp_path, kind):
     (write(tmp_path / "c", table()) / "state.json").write_bytes(STATES[kind])
     with pytest.raises(DataError, match=r"c cannot be read: .*Is the folder complete\?"):
         TokenFile(tmp_path / "c", VOCABULARY)
@@ -109,7 +109,7 @@ def test_text_that_is_none_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 8, 40, 200, 400])
-def test_files_that_were_cut(tmp_path, n_bytes):
+def test_files_that_were_cut_are_refused(tmp_path, n_bytes):
     path = write(tmp_path / "c", table()) / "data.arrow"
     path.write_bytes(path.read_bytes()[:n_bytes])
     with pytest.raises(DataError):
@@ -117,7 +117,7 @@ def test_files_that_were_cut(tmp_path, n_bytes):
 
 
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
-def test_a_compressed_column_that_claims_all_memory(tmp_path, codec):
+def test_a_compressed_column_that_claims_all_memory_is_refused(tmp_path, codec):
     """Each compressed buffer begins with the size it claims to have."""
     cells = pa.table({"input_ids": [[5] * 3000], "length": [3000]})
     folder = write(tmp_path / "c", cells, options=pa.ipc.IpcWriteOptions(compression=codec))
@@ -148,14 +148,14 @@ NOTES = {
 
 
 @pytest.mark.parametrize("kind", NOTES)
-def test_notes_that_lie(tmp_path, kind):
+def test_notes_that_lie_are_refused_or_left_unread(tmp_path, kind):
     cells = table(kind=[0, 2]).replace_schema_metadata({b"huggingface": NOTES[kind]})
     file = TokenFile(write(tmp_path / "c", cells), VOCABULARY)
     with contextlib.suppress(DataError):
         assert list(file.column("kind")) == [0, 2]
 
 
-def test_a_note_of_ours_that_is_no_json(tmp_path):
+def test_a_note_of_ours_that_is_no_json_is_refused(tmp_path):
     cells = table().replace_schema_metadata({b"scgeneformer": b"{"})
     with pytest.raises(DataError, match="its note 'scgeneformer' is no JSON"):
         TokenFile(write(tmp_path / "c", cells), VOCABULARY)

@@ -86,7 +86,7 @@ def test_genes_equal_the_stock_model(adata, model, classifier, tokens_per_batch)
     assert adata.uns[f"{KEY}_cell_type"]["labels"]["n_cells"].tolist() == [3, 4, 4]  # B, whose cell is empty, first
 
 
-def test_stock_directory_loads(adata, model, tmp_path):
+def test_a_directory_of_the_reference_gives_the_stock_probabilities(adata, model, tmp_path):
     """As the reference writes it: no block of ours, the classes in id2label."""
     bert = make_bert(model.vocabulary)
     entries = {k: v for k, v in bert.config.to_dict().items() if k not in ("id2label", "label2id", "num_labels")}
@@ -134,7 +134,7 @@ def test_row_order_does_not_matter(adata, classifier):
     np.testing.assert_allclose(adata.varm[f"{KEY}_probability"], shuffled.varm[f"{KEY}_probability"], atol=1e-6)
 
 
-def test_counts_in_raw(adata, classifier):
+def test_counts_in_raw_tell_the_genes_of_var(adata, classifier):
     gf.tl.classify_genes(adata, classifier)
     some = adata[:, ["G3", "G30", "G1"]].copy()
     some.raw = adata
@@ -142,7 +142,7 @@ def test_counts_in_raw(adata, classifier):
     np.testing.assert_array_equal(some.varm[f"{KEY}_probability"], adata[:, some.var_names].varm[f"{KEY}_probability"])
 
 
-def test_copy_and_cells_without_label(unchanged, classifier):
+def test_cells_without_label_count_among_all_cells_only(unchanged, classifier):
     changed = unchanged.copy()
     changed.obs.loc["cell0", "cell_type"] = np.nan
     before = changed.copy()
@@ -158,7 +158,7 @@ def test_copy_and_cells_without_label(unchanged, classifier):
 # --- read and refused -----------------------------------------------------------------------------------------------
 
 
-def test_result_as_a_table(adata, classifier):
+def test_the_table_lists_genes_by_confidence(adata, classifier):
     gf.tl.classify_genes(adata, classifier, min_cells=4)
     frame = gf.get.gene_classification_df(adata, "dosage")
     columns = [f"probability_{label}" for label in CLASSES]
@@ -171,7 +171,7 @@ def test_result_as_a_table(adata, classifier):
     assert sensitive[columns[0]].is_monotonic_decreasing
 
 
-def test_errors(unchanged, toy, tmp_path):
+def test_what_is_no_classifier_of_genes_is_refused(unchanged, toy, tmp_path):
     with pytest.raises(ModelError, match=r"classifies cells, not genes. Use gf.tl.classify\."):
         gf.tl.classify_genes(unchanged, save_classifier(tmp_path / "cells", toy, kind=CELLS))
     with pytest.raises(ModelError, match="is no classifier"):
@@ -198,7 +198,7 @@ def test_a_head_of_another_shape_is_refused(unchanged, toy, tmp_path):
         gf.tl.classify_genes(unchanged, folder)
 
 
-def test_other_vocabularies(tmp_path):
+def test_genes_that_the_classifier_does_not_know_are_told_nothing(tmp_path):
     """Genes of the data that the classifier does not know are told nothing."""
     adata = make_adata(n_genes=50)
     gf.tl.classify_genes(adata, save_classifier(tmp_path / "genes", make_model()))

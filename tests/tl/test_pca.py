@@ -68,7 +68,7 @@ KINDS = {
 # --- what is written ------------------------------------------------------------------------------------------------
 
 
-def test_keys_of_an_embedding(adata, log):
+def test_scores_and_axes_of_an_embedding_are_under_keys_of_its_own(adata, log):
     gf.tl.pca(adata, n_comps=4)
     exact = PCA(4, svd_solver="full").fit(ROWS.astype(np.float64))
     scores, entry = adata.obsm["X_geneformer_pca"], adata.uns["X_geneformer_pca"]
@@ -137,13 +137,13 @@ def test_it_survives_storage(adata, form, use_rep, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_copy_and_repetition(unchanged, method):
+def test_a_copy_leaves_the_original_alone_and_a_second_call_gives_the_same(unchanged, method):
     once = gf.tl.pca(unchanged, method=method, n_comps=3, copy=True)
     assert_equal(gf.tl.pca(unchanged, method=method, n_comps=3, copy=True), once)
     assert "X_geneformer_pca" in once.obsm
 
 
-def test_plots_of_scanpy(adata):
+def test_plots_of_scanpy_draw_what_is_stored(adata):
     gf.tl.pca(adata, n_comps=4, key_added="pca")
     sc.pl.pca_variance_ratio(adata, n_pcs=3, show=False)
     sc.pl.pca(adata, color="cell_type", show=False)
@@ -189,7 +189,7 @@ def test_a_file_is_read_by_rows(adata, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, sp.csr_matrix.toarray])
-def test_backed_counts(kind, tmp_path):
+def test_backed_counts_give_the_same_scores(kind, tmp_path):
     adata = make_adata(60)
     expected = gf.tl.pca(adata, "X", n_comps=3, copy=True)
     adata.X = kind(adata.X)
@@ -242,7 +242,7 @@ def test_a_view_gives_its_own_rows(adata):
         ),
     ],
 )
-def test_what_cannot_be_reduced(adata, values, asked, text):
+def test_what_cannot_be_reduced_is_refused_and_nothing_is_written(adata, values, asked, text):
     adata.obsm["X_geneformer"] = values
     before = adata.copy()
     with pytest.raises(DataError, match=text):
@@ -250,7 +250,7 @@ def test_what_cannot_be_reduced(adata, values, asked, text):
     assert_equal(adata, before)
 
 
-def test_what_is_not_there(adata):
+def test_a_representation_that_is_not_there_is_named_with_those_that_are(adata):
     text = r"use_rep='X_scvi' is neither in adata.obsm nor in adata.layers; the keys are: 'X', 'X_geneformer'. Run gf"
     with pytest.raises(MissingKeyError, match=text):
         gf.tl.pca(adata, "X_scvi")
@@ -278,7 +278,7 @@ def left_over(rows, uns, axes):
 
 @pytest.mark.parametrize("by", ["louvain", "cell_type", "n_counts"])
 @pytest.mark.parametrize(("method", "n_comps"), [("incremental", 50), ("incremental", 8), ("probabilistic", 50)])
-def test_embeddings_of_real_cells_in_any_order(pbmc, method, n_comps, by):
+def test_embeddings_of_real_cells_in_any_order_lose_hardly_more_than_exact_axes(pbmc, method, n_comps, by):
     pbmc = pbmc[pbmc.obs[by].sort_values(kind="stable").index].copy()
     gf.tl.pca(pbmc, method=method, n_comps=n_comps)
     rows = pbmc.obsm["X_geneformer"].astype(np.float64)
@@ -291,7 +291,7 @@ def test_embeddings_of_real_cells_in_any_order(pbmc, method, n_comps, by):
         assert ratio == pytest.approx(1)
 
 
-def test_genes_of_real_cells(shared):
+def test_genes_of_real_cells_lose_hardly_more_than_exact_axes(shared):
     adata = sc.read_h5ad(shared / "data" / "pbmc3k.h5ad")[:1000].copy()
     sc.pp.normalize_total(adata)
     sc.pp.log1p(adata)

@@ -142,7 +142,7 @@ def test_every_mode_equals_the_stock_model_on_sequences_edited_by_hand(adata, mo
 
 @pytest.mark.parametrize("measure", ["genes", "mean"])
 @pytest.mark.parametrize("mode", ["delete", "overexpress"])
-def test_measures_and_combinations(adata, model, mode, measure):
+def test_every_measure_of_combinations_equals_the_stock_model(adata, model, mode, measure):
     pairs = [("G1", "G2"), ("G3", "G7", "G1")]
     gf.tl.perturb(adata, pairs, mode, model=model, measure=measure)
     naive = Naive(adata, model)
@@ -154,7 +154,7 @@ def test_measures_and_combinations(adata, model, mode, measure):
     assert f"geneformer_{mode}" not in adata.layers
 
 
-def test_all_genes_of_each_cell(adata, model):
+def test_without_names_every_gene_of_each_cell_is_deleted(adata, model):
     gf.tl.perturb(adata, model=model)
     naive = Naive(adata, model)
     found, ranks = dense(adata.layers["geneformer_delete"]), dense(adata.layers["geneformer_delete_rank"])
@@ -259,7 +259,7 @@ def make_uncut(model):
     return replace(model, vocabulary=replace(model.vocabulary, input_size=100))
 
 
-def test_pairs_with_an_anchor(adata, toy):
+def test_pairs_with_an_anchor_equal_the_stock_model(adata, toy):
     gf.tl.perturb(adata, model=toy, anchor="G1")
     naive, found = Naive(adata, toy), dense(adata.layers["geneformer_delete_anchor"])
     anchor = naive.token("G1")
@@ -279,7 +279,7 @@ def test_pairs_with_an_anchor(adata, toy):
     np.testing.assert_allclose(some[:, both], found[:, both], atol=1e-6)
 
 
-def test_goal_states(adata, model):
+def test_shifts_towards_goal_states_equal_the_stock_model(adata, model):
     adata.obs["state"] = np.resize(["ill", "well", "a/b"], adata.n_obs)
     goal = {"column": "state", "start": "ill", "goal": "well", "alternatives": ["a/b"]}
     gf.tl.perturb(adata, GENES, model=model, goal=goal)
@@ -313,7 +313,7 @@ def test_goal_states(adata, model):
                     assert found[row, adata.var_names.get_loc(gene)] == pytest.approx(expected, abs=2e-6)
 
 
-def test_effects_and_vectors(adata, toy):
+def test_effects_and_vectors_equal_the_stock_model(adata, toy):
     gf.tl.perturb(adata, ["G7", "G1", ("G1", "G2")], model=toy, effects=True, vectors=True)
     naive, stored = Naive(adata, toy), adata.uns["geneformer_delete"]
     assert stored["effects"].tolist() == stored["vectors"].tolist() == ["G1", "G7", "G1 + G2"]
@@ -339,7 +339,7 @@ def test_effects_and_vectors(adata, toy):
             np.testing.assert_allclose(adata.varm["geneformer_delete_effects_sd"][i, j], spread, atol=5e-6)
 
 
-def test_means_of_groups(adata, toy):
+def test_means_of_groups_are_those_of_their_cells(adata, toy):
     gf.tl.perturb(adata, model=toy, groupby="cell_type")
     found, means = dense(adata.layers["geneformer_delete"]), adata.varm["geneformer_delete_cell_type"]
     n_cells = adata.varm["geneformer_delete_cell_type_n_cells"]
@@ -405,7 +405,7 @@ def test_genes_that_share_a_token_receive_the_same(adata, toy):
     assert (~np.isnan(found[:, 1])).any()
 
 
-def test_a_sample_of_each_group(adata, toy):
+def test_a_sample_of_each_group_is_the_same_in_any_order(adata, toy):
     gf.tl.perturb(adata, model=toy, groupby="cell_type", sample=2)
     filled = np.diff(adata.layers["geneformer_delete"].indptr) > 0
     assert adata.obs["cell_type"][filled].value_counts().max() == 2

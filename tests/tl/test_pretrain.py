@@ -142,7 +142,7 @@ def test_default_architecture_is_that_of_the_paper_in_any_width(cells, vocabular
     assert config["architectures"] == ["BertForMaskedLM"]
 
 
-def test_two_time_points(cells, vocabulary, tmp_path):
+def test_a_model_of_two_time_points_keeps_its_encoding(cells, vocabulary, tmp_path):
     cells.layers["before"] = cells.X[::-1].copy()
     two = reads_two_times(vocabulary)
     trained = scratch(cells, two, tmp_path / "out", previous_layer="before", epochs=1)
@@ -200,7 +200,7 @@ def test_gradient_checkpointing_changes_nothing(cells, vocabulary, tmp_path):
 # --- several data sets, and parts -----------------------------------------------------------------------------------
 
 
-def test_several_data_sets(cells, vocabulary, tmp_path):
+def test_several_data_sets_are_divided_as_one(cells, vocabulary, tmp_path):
     other = make_adata(12, seed=5)
     other.obs["donor"] = np.repeat(["d0", "e"], 6)
     trained = scratch([cells, other], vocabulary, tmp_path / "out", split_by="donor", fractions=(0.7, 0.3, 0.0))
@@ -224,7 +224,7 @@ def test_folders_of_tokens_give_the_weights_that_the_counts_give(trained, cells,
     assert [data["cells"] for data in mixed.metrics["data"]] == [24, 6]
 
 
-def test_a_given_split_and_no_validation(cells, vocabulary, tmp_path):
+def test_a_given_split_is_used_and_may_hold_nothing_out(cells, vocabulary, tmp_path):
     cells.obs["part"] = np.where(cells.obs["donor"] == "d3", None, "train")
     before = cells.copy()
     trained = scratch(cells, vocabulary, tmp_path / "out", split="part")
@@ -246,7 +246,7 @@ def test_empty_cells_are_left_out(cells, vocabulary, tmp_path, log):
 # --- on from a model ------------------------------------------------------------------------------------------------
 
 
-def test_on_from_a_model(trained, cells, tmp_path, log):
+def test_it_goes_on_from_the_weights_of_a_model(trained, cells, tmp_path, log):
     """It begins with the weights of the model, its head included."""
     frozen = gf.tl.pretrain(cells, trained, out=tmp_path / "out", **{**QUICK, "learning_rate": 1e-12, "max_tokens": 12})
     assert "cells are cut to 10 genes, as positions of the model or max_tokens= allow" in log()
@@ -258,7 +258,7 @@ def test_on_from_a_model(trained, cells, tmp_path, log):
     assert record["recipe"]["init"] == "pretrained"
 
 
-def test_more_genes(trained, cells, vocabulary, tmp_path, log):
+def test_genes_that_are_new_begin_with_the_mean_of_all(trained, cells, vocabulary, tmp_path, log):
     wider = replace(
         vocabulary,
         tokens=vocabulary.tokens + 1,
@@ -275,7 +275,7 @@ def test_more_genes(trained, cells, vocabulary, tmp_path, log):
     assert gf.models.load_vocabulary(found).ensembl_ids[-1] == "ENSG00000099999"
 
 
-def test_genes_of_another_species(trained, tmp_path, log):
+def test_genes_of_another_species_begin_with_those_of_their_orthologs(trained, tmp_path, log):
     mouse = make_vocabulary(30, special=True)
     ids = np.array([f"ENSMUSG{i:011d}" for i in range(30)])
     mouse = replace(mouse, ensembl_ids=ids, aliases={})
@@ -309,13 +309,13 @@ def test_genes_of_another_species(trained, tmp_path, log):
         ({"fractions": (0.5, 0.4, 0.3)}, r"must add up to 1"),
     ],
 )
-def test_parameters_that_make_no_sense(unchanged, vocabulary, tmp_path, more, error):
+def test_parameters_that_make_no_sense_are_refused_and_nothing_is_written(unchanged, vocabulary, tmp_path, more, error):
     with pytest.raises(DataError, match=error):
         scratch(unchanged, **{"vocabulary": vocabulary, "out": tmp_path / "out", **more})
     assert not (tmp_path / "out").exists()
 
 
-def test_parameters_that_contradict_the_model(unchanged, trained, vocabulary, tmp_path):
+def test_parameters_that_contradict_the_model_are_refused(unchanged, trained, vocabulary, tmp_path):
     with pytest.raises(DataError, match=r"config changes the shape of the model, which needs random weights"):
         gf.tl.pretrain(unchanged, trained, config=SMALL, out=tmp_path / "out")
     other = replace(vocabulary, ensembl_ids=np.array([f"ENSMUSG{i:011d}" for i in range(40)]), aliases={})

@@ -128,7 +128,7 @@ def test_it_survives_storage(adata, form, tmp_path):
         ({"split_by": "x"}, "split_by='x' is no column"),
     ],
 )
-def test_what_cannot_be_probed(arguments, text, plain):
+def test_what_cannot_be_probed_is_refused_and_nothing_is_written(arguments, text, plain):
     before = plain.copy()
     with pytest.raises((DataError, MissingKeyError), match=text):
         gf.tl.probe(plain, **{"label": "cell_type", **arguments})

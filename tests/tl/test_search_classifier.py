@@ -25,7 +25,7 @@ def cells():
     return adata
 
 
-def test_trials_and_the_best_recipe(cells, toy):
+def test_the_recipe_is_that_of_the_best_trial(cells, toy):
     found = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=3, batch_size=8, patience=2)
     assert list(found.trials) == ["state", "validation_loss", "learning_rate", "frozen_layers", "seconds"]
     assert list(found.trials.index) == [1, 2, 3]
@@ -90,7 +90,7 @@ def test_settings_of_every_sort_reach_the_trial(cells, toy):
         assert getattr(found.recipe, name) in set(found.trials[name]) | {None}
 
 
-def test_goes_on(cells, toy, tmp_path, log):
+def test_a_search_goes_on_from_its_file(cells, toy, tmp_path, log):
     file = tmp_path / "new" / "trials.log"
     one = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=2, out=file)
     more = gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=3, out=file)
@@ -136,12 +136,12 @@ def test_settings_of_optuna_and_random_numbers_stay_as_they_were(cells, toy):
         ({"learning_rat": 4}, "learning_rat= is no parameter and no setting"),
     ],
 )
-def test_bad_input(unchanged, toy, parameters, message):
+def test_bad_input_is_refused_and_nothing_is_written(unchanged, toy, parameters, message):
     with pytest.raises(DataError, match=message):
         gf.tl.search_classifier(unchanged, "donor", toy, **{"space": SPACE, "n_trials": 1, **parameters})
 
 
-def test_a_file_that_holds_something_else(unchanged, toy, tmp_path):
+def test_a_file_that_holds_something_else_is_refused_and_left_alone(unchanged, toy, tmp_path):
     (tmp_path / "notes.txt").write_text("not trials")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(DataError, match="is no file of trials"):
@@ -151,7 +151,7 @@ def test_a_file_that_holds_something_else(unchanged, toy, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "not trials"
 
 
-def test_without_optuna(unchanged, toy, monkeypatch):
+def test_without_optuna_the_extra_is_named(unchanged, toy, monkeypatch):
     found = _optional.find_spec
     monkeypatch.setattr(_optional, "find_spec", lambda name: None if name == "optuna" else found(name))
     with pytest.raises(MissingExtraError, match=r'needs the library optuna.*pip install "scgeneformer\[search\]"'):

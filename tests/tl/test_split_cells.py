@@ -19,7 +19,7 @@ def adata():
     return found
 
 
-def test_parts_and_their_record(adata, log):
+def test_every_class_is_divided_by_the_fractions_and_the_call_is_recorded(adata, log):
     gf.tl.split_cells(adata, "cell_type", fractions=(0.6, 0.2, 0.2), seed=3)
     parts = adata.obs["geneformer_split"]
     assert parts.cat.categories.tolist() == ["train", "validation", "test"]
@@ -43,7 +43,7 @@ def test_donors_are_whole(adata, log):
     assert ["train", "40", "4", "66.7%"] in lines
 
 
-def test_folds(adata):
+def test_folds_are_equally_large(adata):
     gf.tl.split_cells(adata, "cell_type", n_folds=4)
     assert adata.obs["geneformer_fold"].value_counts().to_dict() == dict.fromkeys("0123", 15)
     assert "geneformer_split" not in adata.obs

@@ -157,7 +157,7 @@ def test_the_pretrained_model_stays(cells, toy, tmp_path):
 # --- several labels, folds ------------------------------------------------------------------------------------------
 
 
-def test_several_labels_at_once(cells, toy, tmp_path):
+def test_several_labels_are_learned_at_once(cells, toy, tmp_path):
     cells.obs.loc[cells.obs_names[:5], "state"] = None
     trained = train(cells, toy, tmp_path / "out", label=["cell_type", "state"], epochs=6)
     gf.tl.classify(cells, trained, truth="state")
@@ -201,7 +201,9 @@ def test_a_stopped_training_goes_on_to_the_same_bits(cells, toy, tmp_path, stop_
     assert last[0] == last[1]
 
 
-def test_a_checkpoint_that_was_being_written_when_the_process_was_killed(cells, toy, tmp_path, stop_after):
+def test_a_checkpoint_that_was_being_written_when_the_process_was_killed_is_passed_over(
+    cells, toy, tmp_path, stop_after
+):
     train(cells, toy, tmp_path / "one", epochs=3)
     stop_after(14)  # after two epochs of six steps
     with pytest.raises(Stop):
@@ -249,7 +251,7 @@ def column(adata, values):
     ],
     ids=["one cell", "all missing", "one class", "numbers"],
 )
-def test_labels_that_cannot_be_learned(adata, toy, tmp_path, values, error):
+def test_labels_that_cannot_be_learned_are_refused_and_nothing_is_written(adata, toy, tmp_path, values, error):
     column(adata, values)
     before = adata.copy()
     with pytest.raises(DataError, match=error):
@@ -266,7 +268,7 @@ def test_whole_numbers_and_truth_values_are_labels(cells, toy, tmp_path):
     assert cells.uns["geneformer_is_b_truth"]["table"]["n_test"].item() == 90
 
 
-def test_a_class_that_does_not_train(cells, toy, tmp_path):
+def test_a_class_that_does_not_train_is_refused(cells, toy, tmp_path):
     cells.obs["part"] = np.where(cells.obs["cell_type"] == "B", "test", "train")
     with pytest.raises(DataError, match="No cell of 'B' would be on the training side"):
         train(cells, toy, tmp_path / "out", split="part")
@@ -289,7 +291,7 @@ def test_a_class_that_does_not_train(cells, toy, tmp_path):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_parameters_that_make_no_sense(unchanged, toy, tmp_path, more, error):
+def test_parameters_that_make_no_sense_are_refused_and_nothing_is_written(unchanged, toy, tmp_path, more, error):
     with pytest.raises(DataError, match=error):
         train(unchanged, toy, tmp_path / "out", **more)
     assert not (tmp_path / "out").exists()
@@ -369,7 +371,7 @@ def test_a_pickle_that_would_run_code_is_refused(adata, toy, tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
-def test_labels_that_the_classifier_does_not_know(cells, toy, tmp_path, log):
+def test_labels_that_the_classifier_does_not_know_are_not_judged(cells, toy, tmp_path, log):
     trained = train(cells, toy, tmp_path / "out", epochs=1)
     other = cells.copy()
     other.obs["cell_type"] = other.obs["cell_type"].astype(str)
@@ -424,7 +426,7 @@ def test_a_vocabulary_of_another_model_is_refused(cells, toy, tmp_path):
         gf.tl.classify(cells, trained)
 
 
-def test_key_added_and_copy(cells, toy, tmp_path):
+def test_key_added_names_the_results_and_a_copy_leaves_the_original_alone(cells, toy, tmp_path):
     trained = train(cells, toy, tmp_path / "out", epochs=1)
     before = cells.copy()
     found = gf.tl.classify(cells, trained, key_added="mine", copy=True)

@@ -95,7 +95,7 @@ def test_everything_stored_fits_together(adata, model, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])
-def test_round_trip(adata, toy, tmp_path, form):
+def test_results_survive_files(adata, toy, tmp_path, form):
     trained = train(adata, toy, tmp_path / "out")
     gf.tl.classify_genes(adata, trained, groupby="cell_type")
     path = tmp_path / f"a.{form}"
@@ -215,7 +215,7 @@ def test_another_request_does_not_go_on(adata, toy, tmp_path, stop_after):
         ),
     ],
 )
-def test_classes_that_cannot_be_used(unchanged, toy, tmp_path, classes, said):
+def test_classes_that_cannot_be_used_are_refused_and_nothing_is_written(unchanged, toy, tmp_path, classes, said):
     with pytest.raises(DataError, match=said):
         train(unchanged, toy, tmp_path / "out", classes)
     assert not (tmp_path / "out").exists()
@@ -234,7 +234,7 @@ def test_classes_that_cannot_be_used(unchanged, toy, tmp_path, classes, said):
         ({"learning": 1}, "learning= is no parameter"),
     ],
 )
-def test_settings_that_cannot_be_used(unchanged, toy, tmp_path, changes, said):
+def test_settings_that_cannot_be_used_are_refused_and_nothing_is_written(unchanged, toy, tmp_path, changes, said):
     with pytest.raises(DataError, match=said):
         train(unchanged, toy, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()

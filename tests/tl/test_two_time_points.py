@@ -99,7 +99,7 @@ def test_a_row_of_nan_is_a_past_that_is_not_known(adata, model, kind):
     assert np.isnan(adata.layers["before"][2].toarray() if kind != "dense" else adata.layers["before"][2]).all()
 
 
-def test_a_single_nan_is_none(adata, model):
+def test_a_single_nan_is_refused(adata, model):
     adata.layers["other"] = adata.layers["before"].copy()
     adata.layers["before"].data[0] = np.nan
     text = r"adata.layers\['before'\] holds NaN.*If they are elsewhere, say so: previous_layer='other'\.$"
@@ -245,7 +245,9 @@ REFUSE = {
 
 
 @pytest.mark.parametrize("function", REFUSE)
-def test_functions_in_which_a_gene_occurs_once(unchanged, model, function, tmp_path, monkeypatch):
+def test_functions_in_which_a_gene_occurs_once_refuse_two_time_points(
+    unchanged, model, function, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"reads two time points.*a gene occurs once\. Take a model that reads one"):
         REFUSE[function](unchanged, model)

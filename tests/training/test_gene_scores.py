@@ -10,7 +10,7 @@ from scgeneformer._training.gene_scores import curves, judge_genes
 from scgeneformer._training.roc import FPR, fold_curve, mean_curve
 
 
-def test_curve_by_hand():
+def test_a_curve_is_that_computed_by_hand():
     """Scores 0.9 (+), 0.7 (-), 0.6 (+), 0.1 (-): corners (0, 0), (0, ½), (½, ½), (½, 1), (1, 1)."""
     tpr, auc, n = fold_curve(np.array([True, False, True, False]), np.array([0.9, 0.7, 0.6, 0.1]))
     assert (auc, n) == (0.75, 5)

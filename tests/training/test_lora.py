@@ -145,7 +145,7 @@ def test_a_training_with_adapters_goes_on(tmp_path, toy, monkeypatch):
     assert changed(weights(whole), weights(again)) == set()
 
 
-def test_without_peft(monkeypatch, toy):
+def test_without_peft_the_extra_is_named(monkeypatch, toy):
     found = _optional.find_spec
     monkeypatch.setattr(_optional, "find_spec", lambda name: None if name == "peft" else found(name))
     with pytest.raises(MissingExtraError, match=r'lora= needs the library peft.*pip install "scgeneformer\[lora\]"'):

@@ -89,7 +89,7 @@ def test_processes_that_load_data_draw_the_same_masks():
         assert there == [cells[i]["token_labels"].tolist() for i in range(len(cells))]
 
 
-def test_positions_stay():
+def test_positions_stay_with_their_tokens():
     cells = make_cells(VOCABULARY)
     cells = replace(cells, positions=np.arange(len(cells.ids)) % 7)
     masked = MaskedDataset.of(cells, MaskedGenes(VOCABULARY), 0)
@@ -183,7 +183,7 @@ def test_unigram_loss_by_hand():
     assert unigram_loss(objective.frequencies(train), held) == pytest.approx(-(np.log(3 / 6) + np.log(1 / 6)) / 2)
 
 
-def test_vocabularies_that_cannot_be_pretrained():
+def test_a_vocabulary_without_mask_cannot_be_pretrained():
     special = {"<pad>": 0, "<eos>": 1}
     with pytest.raises(ModelError, match=r"The vocabulary has no token <mask>, which pretraining needs\. Give it one"):
         find_objective(replace(VOCABULARY, special=special))

@@ -63,7 +63,7 @@ def test_an_l1_penalty_drops_features(toy):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_probabilities_of_all_classes(toy, method):
+def test_a_class_that_does_not_train_has_no_probability(toy, method):
     x, codes, train, _, test = toy
     codes = np.where(train & (codes == 1), 0, codes)  # class 1 does not train
     found, _ = tell(method, x, codes, train, test, settings=Settings())

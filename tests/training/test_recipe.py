@@ -65,7 +65,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_settings(name):
+def test_recipes_have_the_settings_that_were_published(name):
     found = find_recipe(name, {})
     assert {setting: getattr(found, setting) for setting in PUBLISHED[name]} == PUBLISHED[name]
 
@@ -96,7 +96,7 @@ def test_default_is_the_default():
     assert find_recipe("default", {"source": ""}) == Recipe()
 
 
-def test_changes_and_what_the_source_says_of_them():
+def test_the_source_of_a_changed_recipe_names_the_changes():
     base = find_recipe("mindspore", {})
     assert find_recipe("mindspore", {"frozen_layers": 4}) == base, "that is no change"
     found = find_recipe("mindspore", {"epochs": 3, "lora": 8, "frozen_layers": 4})
@@ -138,7 +138,7 @@ def test_numbers_of_numpy_become_plain_ones():
         ({"add_cls": 1}, "add_cls=1 must be True or False"),
     ],
 )
-def test_settings_that_make_no_sense(settings, message):
+def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(DataError, match=message):
         Recipe(**settings)
 
@@ -153,6 +153,6 @@ def test_settings_that_make_no_sense(settings, message):
         ("default", {"epochs": -1}, "epochs=-1 must be a number"),
     ],
 )
-def test_recipes_that_do_not_exist(recipe, changes, message):
+def test_recipes_that_do_not_exist_are_refused(recipe, changes, message):
     with pytest.raises(DataError, match=message):
         find_recipe(recipe, changes)

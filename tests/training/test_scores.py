@@ -59,7 +59,7 @@ def test_cells_without_label_or_probability_do_not_count():
     assert score(*with_more).to_dict() == score(truth, probability).to_dict()
 
 
-def test_classes_that_do_not_occur():
+def test_classes_that_do_not_occur_count_in_no_mean():
     """Class 2 neither occurs nor is told; class 1 occurs and is never told."""
     truth = np.array([0, 0, 1, 1])
     probability = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.4, 0.1]])
@@ -72,7 +72,7 @@ def test_classes_that_do_not_occur():
     assert found.summary["auc"] == 1
 
 
-def test_a_single_class_and_no_cell_at_all():
+def test_a_single_class_has_no_auc_and_no_cell_has_no_loss():
     one = score(np.zeros(3, dtype=int), np.full((3, 2), 0.5))
     assert np.isnan(one.summary["auc"])
     assert one.summary["accuracy"] == 1
@@ -81,7 +81,7 @@ def test_a_single_class_and_no_cell_at_all():
     assert np.isnan(none.summary["log_loss"])
 
 
-def test_float32_and_certainty():
+def test_float32_changes_nothing_and_wrong_certainty_has_a_finite_loss():
     truth, probability = toy()
     single = score(truth, probability.astype(np.float32)).summary
     assert single == pytest.approx(score(truth, probability).summary, rel=1e-5)

@@ -11,7 +11,7 @@ from scgeneformer._training.search_space import DEFAULT, Choice, Range, draw, re
 optuna = pytest.importorskip("optuna")
 
 
-def test_forms():
+def test_lists_are_choices_and_pairs_are_ranges():
     space = {
         "learning_rate": (1e-5, 1e-3, "log"),
         "warmup": (0.0, 0.3),
@@ -81,6 +81,6 @@ def test_what_the_model_must_be_able_to_do_is_checked_first():
         ({"head": ["linear", "deep"]}, "head='deep' does not exist"),
     ],
 )
-def test_spaces_that_make_no_sense(space, message):
+def test_spaces_that_make_no_sense_are_refused(space, message):
     with pytest.raises(DataError, match=message):
         read_space(space, Recipe(), lambda recipe: None)

@@ -48,7 +48,7 @@ def test_each_class_is_divided_by_itself(codes, seed):
         assert n < 20 or (np.abs(sizes - n * np.array(FRACTIONS)) < 1).all()
 
 
-def test_sizes_of_small_classes():
+def test_small_classes_train_first():
     found = {n: tuple(np.bincount(split(np.zeros(n, int), None, FRACTIONS, 0), minlength=3)) for n in (1, 2, 3, 4, 10)}
     assert found == {1: (1, 0, 0), 2: (1, 0, 1), 3: (1, 1, 1), 4: (2, 1, 1), 10: (8, 1, 1)}
     assert tuple(np.bincount(split(np.zeros(5, int), None, (0.6, 0, 0.4), 0), minlength=3)) == (3, 0, 2)
@@ -130,7 +130,7 @@ def test_the_only_unit_of_a_class_trains():
         assert (parts[unit == 2] == TRAIN).all()
 
 
-def test_units_that_can_leave_only_together_with_the_right_others():
+def test_units_that_can_leave_only_together_with_the_right_others_do_so():
     """Classes x: 0 1, y: 1 2, z: 2 3, w: 0 3 leave 0 and 2, or 1 and 3, as the only pairs."""
     unit = np.repeat([0, 1, 2, 3], 2)
     classes = np.array([0, 3, 0, 1, 1, 2, 2, 3])
@@ -147,7 +147,7 @@ def test_cells_without_a_label_are_in_no_part_and_need_no_unit():
         split(classes, np.array([0, -1, 0, 1, 2, 2, 0]), FRACTIONS, 0)
 
 
-def test_units_that_cannot_be_divided():
+def test_units_that_cannot_be_divided_are_refused():
     with pytest.raises(DataError, match=r"There are 2 units to divide into 3 parts.*fractions=\(0.8, 0, 0.2\)"):
         split(np.zeros(4, int), np.array([0, 0, 1, 1]), FRACTIONS, 0)
     with pytest.raises(DataError, match="3 units cannot be divided into train, test: too many of them are the only"):
@@ -166,7 +166,7 @@ def test_units_that_cannot_be_divided():
         ((0, 0.5, 0.5), "leave no cell to train on"),
     ],
 )
-def test_bad_fractions(fractions, text):
+def test_bad_fractions_are_refused(fractions, text):
     with pytest.raises(DataError, match=text):
         split(np.zeros(9, int), None, fractions, 0)
 
@@ -176,7 +176,7 @@ def test_bad_fractions(fractions, text):
 
 @settings(max_examples=20, deadline=None)
 @given(cells_in_units(), st.integers(2, 3))
-def test_folds_of_units(cells, n_folds):
+def test_folds_keep_units_whole_and_classes_on_both_sides(cells, n_folds):
     classes, unit = cells
     of_cell = folds(classes, unit, n_folds, 0)
     assert set(of_cell) == set(range(n_folds))
@@ -195,7 +195,7 @@ def test_folds_of_cells_have_the_same_classes():
     assert (folds(classes, None, 5, 1) != of_cell).any()
 
 
-def test_bad_folds():
+def test_folds_that_a_class_or_the_units_cannot_fill_are_refused():
     with pytest.raises(DataError, match="at most the number of units with a label, 2"):
         folds(np.zeros(4, int), np.array([0, 0, 1, 1]), 3, 0)
     with pytest.raises(DataError, match=r"No cell of 'rare' would be on the training side, while fold \d is the test"):
@@ -219,7 +219,7 @@ def test_a_class_that_does_not_train_is_named_also_where_an_earlier_task_lacks_i
     check_train(classes, np.array([False, True, True]), ["a", "b", "x", "y"])
 
 
-def test_folds_that_are_more_than_the_largest_class_has_cells():
+def test_more_folds_than_the_largest_class_has_cells_are_refused():
     with pytest.raises(DataError, match="n_folds=4 is more than the largest class has cells, 3"):
         folds(np.repeat([0, 1], 3), None, 4, 0)
     assert sorted(folds(np.repeat([0, 1], 3), None, 3, 0)[:3].tolist()) == [0, 1, 2]

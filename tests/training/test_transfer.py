@@ -44,7 +44,7 @@ def test_known_genes_keep_their_rows_wherever_they_are_and_new_ones_begin_with_t
 
 
 @pytest.mark.parametrize("form", ["dict", "lists", "series", "frame"])
-def test_orthologs(form):
+def test_genes_begin_with_the_rows_of_their_orthologs(form):
     mouse = vocabulary_of("ENSMUSG00000000001", "ENSMUSG00000000002", "ENSMUSG00000000003", "ENSG00000000004")
     pairs = [
         ("ENSMUSG00000000001", "ENSG00000000002"),
@@ -112,14 +112,14 @@ def test_logits_of_known_genes_stay(toy):
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
-def test_no_gene_in_common():
+def test_vocabularies_without_a_gene_in_common_are_refused():
     with pytest.raises(
         ModelError, match=r"\(A, B\) and the model .* share no gene\. Name orthologs".replace("B", "B.*")
     ):
         find_transfer(vocabulary_of("A", "B"), KNOWN)
 
 
-def test_orthologs_the_wrong_way_round():
+def test_orthologs_the_wrong_way_round_are_refused():
     mouse = vocabulary_of("ENSMUSG00000000001")
     with pytest.raises(
         DataError,
@@ -136,6 +136,6 @@ def test_orthologs_the_wrong_way_round():
         (pd.DataFrame({"a": ["b"]}), "must have two columns: the gene of the vocabulary, and the gene of the model"),
     ],
 )
-def test_what_orthologs_are_not(given, error):
+def test_what_is_no_table_of_orthologs_is_refused(given, error):
     with pytest.raises(DataError, match=error):
         read_orthologs(given)
