@@ -131,18 +131,21 @@ def test_too_few_known_genes_are_refused_with_the_likely_reason(index, reason):
         map_genes(var, VOCABULARY)
 
 
-@pytest.mark.parametrize("file", ["mouse_cortex_e17", "mouse_hpc_spring", "mouse_blastocyst_e35_e45"])
-@pytest.mark.parametrize("release", ["V1", "V2"])
-def test_real_mouse_data_are_refused_unless_orthologs_are_named(shared, file, release):
-    import anndata as ad
-
+@pytest.fixture(scope="module", params=["V1", "V2"])
+def published(request, shared):
     from scgeneformer._engine.dictionaries import vocabulary_from_dictionaries
 
-    vocabulary = vocabulary_from_dictionaries(shared / "dictionaries" / release)
+    return vocabulary_from_dictionaries(shared / "dictionaries" / request.param)
+
+
+@pytest.mark.parametrize("file", ["mouse_cortex_e17", "mouse_hpc_spring", "mouse_blastocyst_e35_e45"])
+def test_real_mouse_data_are_refused_unless_orthologs_are_named(shared, file, published):
+    import anndata as ad
+
     var = ad.read_h5ad(shared / "data" / f"{file}.h5ad", backed="r").var
     with pytest.raises(DataError, match="mouse"):
-        map_genes(var, vocabulary)
-    assert map_genes(var, vocabulary, "human_ensembl_id").n_matched > 1000
+        map_genes(var, published)
+    assert map_genes(var, published, "human_ensembl_id").n_matched > 1000
 
 
 def test_no_genes_are_refused_in_words():

@@ -55,14 +55,16 @@ def test_the_long_cells_are_really_cut(adata, model, golden):
     assert (adata.obs["geneformer_n_tokens"] == model.vocabulary.input_size).any()
 
 
-@pytest.mark.parametrize(("layer", "which"), [(-2, "second_to_last"), (-1, "last")])
-def test_cell_embeddings_equal_those_of_the_reference(adata, model, golden, layer, which):
-    gf.tl.embed_cells(adata, model, layer=layer)
-    np.testing.assert_allclose(adata.obsm["X_geneformer"], golden[f"cell_{which}"], atol=5e-6)
+def check(adata, model, golden, pooling, kind):
+    gf.tl.embed_cells(adata, model, layer=[-2, -1], pooling=pooling)
+    for layer, which in ((model.n_blocks - 1, "second_to_last"), (model.n_blocks, "last")):
+        np.testing.assert_allclose(adata.obsm[f"X_geneformer_L{layer}"], golden[f"{kind}_{which}"], atol=5e-6)
+
+
+def test_cell_embeddings_of_both_last_layers_equal_those_of_the_reference(adata, model, golden):
+    check(adata, model, golden, "mean", "cell")
 
 
 @only("release", ["V2"], indirect=True)
-@pytest.mark.parametrize(("layer", "which"), [(-2, "second_to_last"), (-1, "last")])
-def test_cls_embeddings_equal_those_of_the_reference(adata, model, golden, layer, which):
-    gf.tl.embed_cells(adata, model, layer=layer, pooling="cls")
-    np.testing.assert_allclose(adata.obsm["X_geneformer"], golden[f"cls_{which}"], atol=5e-6)
+def test_cls_embeddings_of_both_last_layers_equal_those_of_the_reference(adata, model, golden):
+    check(adata, model, golden, "cls", "cls")

@@ -17,7 +17,7 @@ FOLDER = Path(gf.models.__file__).parent / "mini"
 
 @pytest.fixture(scope="module")
 def cells():
-    return gf.datasets.pbmc68k()
+    return gf.datasets.pbmc68k()[::2].copy()
 
 
 @pytest.fixture(scope="module")
