@@ -76,4 +76,4 @@ def context_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -
         i = names.index(name)
         columns = {column: np.asarray(stored[column])[:, i] for column in COLUMNS}
         parts.append(pd.DataFrame({"group": name, **columns}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["group", *COLUMNS])
+    return pd.concat(parts, ignore_index=True)

@@ -87,32 +87,6 @@ def embed_blocks(
     run(opened, berts, layers, tokens_per_batch, consumers, advance)
 
 
-def embed_groups(
-    blocks: Iterable[tuple[int, Tokens]],
-    group_of_cell: np.ndarray,
-    n_groups: int,
-    berts: list[BertModel],
-    vocabulary: Vocabulary,
-    layers: list[int],
-    pooling: Pooling,
-    tokens_per_batch: int,
-    advance: Callable[[int], object] = lambda n: None,
-) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Mean of the cell embeddings of each group, without keeping those of the cells.
-
-    Parameters
-    ----------
-    group_of_cell, n_groups, blocks, berts, vocabulary, layers, pooling, tokens_per_batch, advance
-        As in :func:`sum_groups`.
-
-    Returns
-    -------
-    (n_groups, d) float32 by layer, NaN for groups without a cell; and the cells of each group, (n_groups,) int64.
-    """
-    passed = (berts, vocabulary, layers, pooling, tokens_per_batch, advance)
-    return means_of(*sum_groups(blocks, group_of_cell, n_groups, *passed))
-
-
 def sum_groups(
     blocks: Iterable[tuple[int, Tokens]],
     group_of_cell: np.ndarray,
@@ -124,7 +98,7 @@ def sum_groups(
     tokens_per_batch: int,
     advance: Callable[[int], object] = lambda n: None,
 ) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Sum of the cell embeddings of each group, which :func:`means_of` turns into the mean.
+    """Sum of the cell embeddings of each group, without keeping those of the cells; :func:`means_of` gives the mean.
 
     Parameters
     ----------

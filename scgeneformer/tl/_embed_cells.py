@@ -183,14 +183,15 @@ def _run(
 
     Cells without an embedding count in no group.
     """
-    from scgeneformer._engine.embedding import embed_groups
+    from scgeneformer._engine.embedding import means_of, sum_groups
 
     layers, in_file = session.layers, None if per_cell else tempfile.gettempdir()
     with session.running("embed") as (n_tokens, blocks, advance):
         passed = (session.berts, session.model.vocabulary, layers, pool)
         if groups is not None and not per_cell and agg == "mean" and store is None:
             n_groups, budget = len(groups.names), session.tokens_per_batch
-            means, n_cells = embed_groups(blocks, groups.codes, n_groups, *passed, budget, advance)
+            sums = sum_groups(blocks, groups.codes, n_groups, *passed, budget, advance)
+            means, n_cells = means_of(*sums)
             return {}, means, n_cells, n_tokens
         shape, folder = (len(n_tokens), session.model.width), in_file if store is None else store.path
         found = {n: Rows(shape, np.float32, folder) for n in layers}

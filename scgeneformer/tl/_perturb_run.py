@@ -127,7 +127,7 @@ def _asked(session: Session, request: Request, choice: Choice, goal: Goal | None
 
 def _embed_states(session: Session, goal: Goal, pooling: Any) -> dict[int, np.ndarray]:
     """Mean embedding of the cells of each state, (n_states, d) by layer."""
-    from scgeneformer._engine.embedding import embed_groups
+    from scgeneformer._engine.embedding import means_of, sum_groups
     from scgeneformer._engine.tokens import only_cells
 
     n_cells, n_states = int((goal.codes >= 0).sum()), len(goal.states)
@@ -136,7 +136,7 @@ def _embed_states(session: Session, goal: Goal, pooling: Any) -> dict[int, np.nd
         found, counts, _ = group_means(*passed, chosen=goal.codes >= 0)
         return _no_empty(found, counts, goal)
     with session.running("embed states", n_cells) as (_, blocks, advance):
-        found, counts = embed_groups(
+        sums = sum_groups(
             only_cells(blocks, goal.codes >= 0),
             goal.codes,
             n_states,
@@ -147,7 +147,7 @@ def _embed_states(session: Session, goal: Goal, pooling: Any) -> dict[int, np.nd
             session.tokens_per_batch,
             advance,
         )
-    return _no_empty(found, counts, goal)
+    return _no_empty(*means_of(*sums), goal)
 
 
 def _no_empty(found: dict[int, np.ndarray], counts: np.ndarray, goal: Goal) -> dict[int, np.ndarray]:

@@ -254,7 +254,7 @@ def test_a_copy_leaves_the_original_alone(unchanged, toy):
         ({"reference": "nope"}, "neither 'rest' nor a group; the groups are: 'B'"),
         ({"reference": "B", "groups": ["B", "T cell"]}, "reference='B' is one of the groups"),
         ({"groups": ["nope", "B"]}, r"groups='nope' does not exist"),
-        ({"groups": []}, "nothing to compare"),
+        ({"groups": []}, "names no group"),
         ({"n_replicates": 1}, "at least 2"),
         ({"n_rotations": 0}, "n_rotations=0"),
         ({"min_cells": 0}, "min_cells=0"),

@@ -524,7 +524,7 @@ def test_goals_combinations_and_anchors_can_be_ranked(toy):
         ({"seed": -1}, "seed=-1"),
         ({"state": "nope"}, "the states are: 'dcm / failing', 'nf', 'hcm'"),
         ({"state": "nf", "test": "goal"}, "has all states"),
-        ({"combinations": True}, "have no rank: take null='random'"),
+        ({"combinations": True}, "combinations have no rank. Take others, null='random'"),
         ({"combinations": True, "null": "G1"}, "names that were: 'G0 \\+ G1'"),
         ({"groupby": "nope"}, "groupby='nope' is no column"),
         ({"groupby": "cell_type", "groups": "nope"}, r"groups='nope' does not exist; the groups are: 'CD4\+"),
@@ -577,7 +577,7 @@ def test_nulls_on_one_side_only_are_none():
 def test_layers_that_do_not_belong_together_are_refused(adata):
     adata.layers[f"{KEY}_rank"].data[:5] = 0
     adata.layers[f"{KEY}_rank"].eliminate_zeros()
-    with pytest.raises(gf.DataError, match="explicit zeros are entries"):
+    with pytest.raises(gf.DataError, match="Explicit zeros are entries"):
         gf.tl.rank_perturbations(adata)
     adata.layers[KEY] = adata.layers[KEY].toarray()
     with pytest.raises(gf.DataError, match="is dense"):
@@ -599,4 +599,5 @@ def test_reading_what_is_not_there_is_refused(adata):
     gf.tl.rank_perturbations(adata, groupby="cell_type")
     with pytest.raises(gf.DataError, match=r"group='nope' does not exist.*'T cell'"):
         gf.get.rank_perturbations_df(adata, "nope")
-    assert gf.get.rank_perturbations_df(adata, []).empty
+    with pytest.raises(gf.DataError, match="names no group"):
+        gf.get.rank_perturbations_df(adata, [])

@@ -115,4 +115,4 @@ def ranking_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -
         for j, state in enumerate(states):
             columns |= {f"{prefix}_{state}": np.asarray(stored[of])[:, i, j] for of, prefix in BY_STATE.items()}
         parts.append(pd.DataFrame({"group": name, **columns}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["group", "names", "effect"])
+    return pd.concat(parts, ignore_index=True)
