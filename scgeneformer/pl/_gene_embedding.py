@@ -89,7 +89,7 @@ def gene_embedding(
     rows = _umap(adata, known, vectors, columns, n_neighbors, seed)
     about = f"{len(known):,} genes" + ("" if group is None else f", {group}")
     look: dict[str, Any] = {"frameon": False, "size": np.clip(30_000 / len(known), 6, 60)}
-    look |= {} if columns else {"title": about, "na_color": "0.7"}
+    look |= {"na_in_legend": False} if columns else {"title": about, "na_color": "0.7"}
     drawn = sc.pl.umap(rows, color=columns or None, ax=ax, show=False, **(look | kwargs))
     axes = drawn if isinstance(drawn, list) else [drawn]
     for one in axes:

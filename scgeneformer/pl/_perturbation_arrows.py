@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MIN_CELLS = 10
 SHORT = 0.12  # of the longest arrow
+LARGEST = 90  # area of a cell, in square points; larger ones would hide each other and the arrows
 
 
 @shared_docs
@@ -100,6 +101,7 @@ def perturbation_arrows(
     grid, means = smooth(positions[there, :2], arrows, n_grid)
     mode = str(adata.uns[key].get("params", {}).get("mode", ""))
     look: dict[str, Any] = {"frameon": False, "title": f"{titled(mode)} of {name}, {moved:,} cells"}
+    look |= {"size": min(120_000 / adata.n_obs, LARGEST)}
     look |= {"alpha": 0.5} if color else {"na_color": "0.85"}
     drawn = sc.pl.embedding(adata, basis, color=color, ax=ax, show=False, **(look | kwargs))
     _draw(drawn, grid, means)

@@ -79,11 +79,12 @@ def _draw(ax: Axes, rows: pd.DataFrame, middle: float, cmap: str) -> None:
     dots = ax.scatter(mean, y, s=46, c=rows["n_cells"].to_numpy(), cmap=cmap, vmin=0, linewidths=0, zorder=3)
     ax.axvline(middle, color="0.4", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     ax.annotate(
-        "median\nof all genes",
-        (middle, 0),
+        "median of all genes",
+        (middle, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(4, 4),
+        xytext=(4, -1),
         textcoords="offset points",
+        va="top",
         fontsize="small",
         color="0.4",
     )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,8 +81,12 @@ def _histogram(ax: Axes, n_genes: np.ndarray, limit: int) -> None:
 
 
 def _boxes(ax: Axes, values: list[np.ndarray], names: list[str]) -> None:
-    ax.boxplot(values, orientation="horizontal", widths=0.6, flierprops={"markersize": 2})
-    ax.set_yticks(range(1, len(names) + 1), names)
+    dots = {"marker": ".", "markersize": 4, "markerfacecolor": "0.5", "markeredgecolor": "none"}
+    look: dict[str, Any] = {"patch_artist": True, "widths": 0.6, "flierprops": dots}
+    look |= {"boxprops": {"facecolor": "#a6c0d9", "linewidth": 0.8}, "medianprops": {"color": "black"}}
+    ax.boxplot(values, orientation="horizontal", **look)
+    ax.set_yticks(range(1, len(names) + 1), [f"{name}  ({len(n):,})" for name, n in zip(names, values, strict=True)])
+    ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
 
 
@@ -91,6 +95,7 @@ def _mark_limit(ax: Axes, n_genes: np.ndarray, limit: int) -> None:
     if share > 0:
         ax.axvline(limit, color="tab:red", linewidth=1)
     ax.set_xlabel("genes per cell that the model knows")
-    ax.set_title(f"{share:.0%} of {len(n_genes):,} cells exceed the {limit:,} genes that fit", fontsize="medium")
+    title = f"{share:.0%} of {len(n_genes):,} cells exceed the {limit:,} genes that fit"
+    ax.set_title(title, fontsize="medium", loc="left")
     ax.set_xlim(left=0)
     ax.spines[["top", "right"]].set_visible(False)

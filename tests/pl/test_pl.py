@@ -66,15 +66,16 @@ def test_the_histogram_counts_every_cell_and_marks_those_cut_off(done):
     ax = gf.pl.tokens(done, show=False)
     heights = [sum(bar.get_height() for bar in container) for container in ax.containers]
     assert heights == [(n_genes <= limit).sum(), (n_genes > limit).sum()]
-    assert f"{(n_genes > limit).mean():.0%} of 12 cells exceed the 16 genes" in ax.get_title()
+    assert f"{(n_genes > limit).mean():.0%} of 12 cells exceed the 16 genes" in ax.get_title("left")
     assert ax.lines[0].get_xdata()[0] == limit
 
 
 def test_special_tokens_take_room_from_the_genes(adata):
     gf.tl.tokenize(adata, make_model(special=True))
-    assert "the 14 genes that fit" in gf.pl.tokens(adata, show=False).get_title()
+    assert "the 14 genes that fit" in gf.pl.tokens(adata, show=False).get_title("left")
 
 
 def test_groups_get_a_row_each(done):
-    ax = gf.pl.tokens(done, groupby="cell_type", show=False)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["B", "CD4+/CD25 T Reg", "T cell"]
+    ax, n = gf.pl.tokens(done, groupby="cell_type", show=False), done.obs["cell_type"].value_counts()
+    rows = [f"{name}  ({n[name]})" for name in ("B", "CD4+/CD25 T Reg", "T cell")]
+    assert [label.get_text() for label in ax.get_yticklabels()] == rows
