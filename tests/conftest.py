@@ -26,8 +26,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 def pytest_cmdline_main(config):
     """The whole suite runs in a process per processor, in at most four; tests that are named run in this process."""
     whole = config.args_source is config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
-    if whole and getattr(config.option, "numprocesses", 0) is None:  # pytest-xdist is there, and no -n was given
-        config.option.numprocesses, config.option.maxprocesses, config.option.dist = "logical", 4, "worksteal"
+    whole &= not getattr(config.option, "cov_source", [])  # pytest-cov must be told -n where it is told --cov
+    processes = getattr(config.option, "numprocesses", 0)  # None: pytest-xdist is there, and no -n was given
+    if whole and processes is None:
+        processes = config.option.numprocesses = "logical"
+        config.option.maxprocesses, config.option.dist = 4, "worksteal"
+    if processes:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process
 
 
