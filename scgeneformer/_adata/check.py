@@ -226,13 +226,11 @@ def _values(matrix: Any) -> np.ndarray | None:
 
 def _fractions(case: Case, counts: Counts) -> Finding:
     """A linear scale that is not that of counts."""
-    best, text = (
-        case.best_place(),
-        (
-            f"{counts.name} holds fractions: counts divided by the total of the cell rank like the counts, those "
-            "divided by the length of the gene (TPM, RPKM) do not."
-        ),
+    text = (
+        f"{counts.name} holds fractions: counts divided by the total of the cell rank like the counts, those "
+        "divided by the length of the gene (TPM, RPKM) do not."
     )
+    best = case.best_place()
     better = best is not None and (_is_log(best.counts) or _is_whole(best.counts))
     return Finding("counts", NOTE, text, case.check_again(**best.parameters) if best and better else UNDIVIDE)
 
