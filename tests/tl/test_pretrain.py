@@ -298,7 +298,7 @@ def test_genes_of_another_species_begin_with_those_of_their_orthologs(trained, t
     ("more", "error"),
     [
         ({"vocabulary": None}, r"Name what to begin with: vocabulary= to train from scratch, model= to go on"),
-        ({"orthologs": {"a": "b"}}, r"orthologs= lead from the genes of a new vocabulary to those of a pretrained"),
+        ({"orthologs": {"a": "b"}}, r"orthologs lead from the genes of a new vocabulary to those of a pretrained"),
         ({"init": "pretrained"}, r"init='pretrained' begins with the weights of a model\. Name it: model="),
         ({"pooling": "cls"}, r"pooling='cls' is no setting of gf\.tl\.pretrain, but of classifiers\. Leave it out"),
         ({"lora": 4, "init": "random"}, r"lora trains adapters of pretrained weights"),
