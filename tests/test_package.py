@@ -174,6 +174,45 @@ def test_signatures_keep_the_conventions(function):
     assert not [p.name for p in parameters if p.default is p.empty and p.kind == p.KEYWORD_ONLY]
 
 
+def named(*packages: str) -> dict[str, dict[str, object]]:
+    """Default of every parameter that goes by its name alone, in order, by function."""
+    signatures = {name: inspect.signature(function) for name, function in public(*packages).items()}
+    return {
+        name: {p.name: p.default for p in signature.parameters.values() if p.kind == p.KEYWORD_ONLY}
+        for name, signature in signatures.items()
+    }
+
+
+def test_parameters_have_one_order():
+    place = {}
+    for name, parameters in named(*FACE, "models", "datasets").items():
+        for pair in itertools.combinations(parameters, 2):
+            assert pair[::-1] not in place, f"{pair} in {name}, the other way round in {place[pair[::-1]]}"
+            place[pair] = name
+
+
+def test_parameters_have_one_default():
+    """Those of one name have one default, but for numbers and names that depend on what is done."""
+    differing = {"key", "layer", "per_cell", "min_cells", "max_memory_gb", "fractions", "recipe", "groups"}
+    differing |= {
+        "n_folds",
+        "n_genes",
+        "n_neighbors",
+        "method",
+        "methods",
+        "metric",
+        "cmap",
+        "model",
+        "label",
+        "use_rep",
+    }
+    defaults: dict[str, set[str]] = {}
+    for parameters in named(*FACE, "models", "datasets").values():
+        for name, default in parameters.items():
+            defaults.setdefault(name, set()).add(repr(default))
+    assert {name for name, found in defaults.items() if len(found) > 1} <= differing
+
+
 @each_function(*FACE, "models", "datasets")
 def test_docstrings_describe_every_parameter(function):
     doc = inspect.getdoc(function) or ""
