@@ -123,6 +123,19 @@ def test_a_gene_moves_by_a_quarter_of_the_cell_within_its_limits():
     assert ids("inhibit", 118, cell=cell, max_genes=20).index(118) == 19
 
 
+def test_what_there_is_to_know_about_each_mode():
+    """What other parts rely on: where a mode applies, whether positions can be held, what `to` means."""
+    assert [mode for mode, kind in EDITS.items() if kind.everywhere] == ["set", "overexpress"]
+    assert [mode for mode, kind in EDITS.items() if kind.in_place] == ["delete", "mask", "pad", "replace"]
+    assert [mode for mode, kind in EDITS.items() if kind.needs_to] == ["set", "replace"]
+    ranks, tokens = dict.fromkeys(["inhibit", "activate"], "rank"), dict.fromkeys(["mask", "pad", "replace"], "token")
+    assert {mode: kind.to for mode, kind in EDITS.items() if kind.to} == {"set": "value", **ranks, **tokens}
+
+
+def test_a_rank_beyond_the_last_is_the_last():
+    assert ids("inhibit", 10, to=(99,)) == [11, 12, 13, 10]
+
+
 def test_a_gene_that_is_beyond_the_rank_already_stays():
     assert ids("activate", 10, to=(2,)) == CELL
     assert ids("inhibit", 13, to=(1,)) == CELL

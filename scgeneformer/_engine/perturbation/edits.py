@@ -106,7 +106,7 @@ def inhibit(genes: RankedGenes, targets: np.ndarray, to: Sequence[float] = ()) -
     """Move the targets down: by a quarter of the cell's genes, or to rank `to`; never up, nor beyond the last rank."""
     ranks = _ranks(genes.ids, targets)
     wanted = np.asarray(to, dtype=np.int64) if len(to) else ranks + _quarter(genes)
-    return _insert(genes, targets, np.clip(wanted, ranks, len(genes.ids) - 1))
+    return _insert(genes, targets, np.maximum(wanted, ranks))
 
 
 def set_value(genes: RankedGenes, targets: np.ndarray, to: Sequence[float]) -> RankedGenes:
