@@ -284,6 +284,13 @@ def _name_genes(case: Case) -> str:
     return "adata.var.head()  # none of these columns holds Ensembl IDs or symbols that the model knows"
 
 
+def _time_points(case: Case) -> Finding | None:
+    if case.vocabulary.encoding.n_times == 1:
+        return None
+    text = "the model reads each cell at two: name the layer with the counts before by previous_layer."
+    return Finding("time points", NOTE, text, "list(adata.layers)  # then previous_layer='...' in the call below")
+
+
 def _names(case: Case) -> Finding | None:
     axes = [name for name in ("obs_names", "var_names") if not getattr(case.adata, name).is_unique]
     if not axes:
@@ -343,6 +350,7 @@ INSPECTIONS: tuple[Callable[[Case], Finding | None], ...] = (
     _counts,
     _left_out,
     _genes,
+    _time_points,
     _names,
     _coverage,
     _empty_cells,

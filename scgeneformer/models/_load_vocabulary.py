@@ -30,6 +30,13 @@ def load_vocabulary(
     -------
     The vocabulary, the same object that the loaded model has.
 
+    Raises
+    ------
+    ModelNotFoundError
+        If the model is not on this machine and cannot be fetched.
+    ModelError
+        If the name is unknown, a file is damaged, or vocabulary and config do not fit each other.
+
     See Also
     --------
     load : load the whole model.

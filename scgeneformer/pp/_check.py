@@ -84,6 +84,13 @@ def check(
     marked · should be looked at; the line below each, Python for these data, mends it or tells more. The last line is
     the call to go on with, which has the parameters ``report.parameters``.
 
+    Raises
+    ------
+    ModelError
+        If the model has no vocabulary that can be read.
+    DataError
+        If `adata` is no AnnData. Whatever else is wrong with the data is in the report.
+
     Examples
     --------
     >>> import scgeneformer as gf

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -5,9 +7,10 @@ import pytest
 import scanpy as sc
 import scipy.sparse
 from anndata.tests.helpers import assert_equal
-from toys import clear_cells, make_adata
+from toys import clear_cells, make_adata, make_model
 
 import scgeneformer as gf
+from scgeneformer._engine.two_time_points import reads_two_times
 
 
 def level_of(report):
@@ -243,6 +246,15 @@ def test_little_coverage_of_the_counts_is_noted(adata, toy):
     report = gf.pp.check(adata, toy)
     assert level_of(report)["coverage"] == "note"
     assert run(remedy_of(report, "coverage"), adata=adata, model=toy)["_"].tolist() == ["G0"]
+
+
+def test_models_of_two_time_points_ask_for_the_layer_before(adata):
+    model = make_model(special=True)
+    two = replace(model, vocabulary=reads_two_times(model.vocabulary))
+    adata.layers["before"] = adata.X.copy()
+    report = gf.pp.check(adata, two)
+    assert run(remedy_of(report, "time points"), adata=adata)["_"] == ["before"]
+    assert "time points" not in level_of(gf.pp.check(adata, model))
 
 
 # --- cells ----------------------------------------------------------------------------------------------------------
