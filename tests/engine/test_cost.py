@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -34,8 +36,16 @@ def test_a_budget_is_the_one_asked_for_or_that_of_the_session(bert):
     with gf.settings.override(tokens_per_batch=99):
         assert cost.choose_tokens_per_batch(bert, None) == 99
     assert cost.choose_tokens_per_batch(bert, None) == cost.CPU_TOKENS_PER_BATCH
+    assert cost.choose_tokens_per_batch(bert, 1) == 1
     with pytest.raises(DataError, match="at least 1"):
         cost.choose_tokens_per_batch(bert, 0)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, 4096), (25_600_000, 20_000), (10**12, cost.CUDA_TOKENS_PER_BATCH)])
+def test_on_cuda_a_batch_fills_half_of_the_free_memory_within_limits(free, expected, monkeypatch):
+    config = SimpleNamespace(hidden_size=10, intermediate_size=20)  # 4 * (12 * 10 + 2 * 20) = 640 bytes a token
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+    assert cost.choose_tokens_per_batch(SimpleNamespace(device=torch.device("cuda"), config=config), None) == expected
 
 
 def test_the_estimate_grows_with_the_cells_and_is_said(bert, log, monkeypatch):
@@ -53,9 +63,22 @@ def test_on_a_slow_cpu_the_faster_choices_are_named(bert, log, monkeypatch):
     assert "dtype='bfloat16', a GPU, a smaller model ('V1-10M'" in log()
 
 
+@pytest.mark.parametrize(("times", "named"), [(1.4, False), (1.6, True)])
+def test_half_precision_is_named_where_it_is_half_as_fast_again(bert, log, monkeypatch, times, named):
+    monkeypatch.setattr(
+        cost, "matmul_rate", lambda device, dtype, width: 1e6 if dtype == torch.float32 else times * 1e6
+    )
+    cost.announce(bert, 2, np.array([10]), 10**6, "toy")
+    assert ("dtype='bfloat16'" in log()) == named
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.1, "1 seconds"), (80, "80 seconds"), (120, "2 minutes"), (7200, "2 hours"), (1e6, "12 days")],
+    [
+        *[(0.1, "1 seconds"), (80, "80 seconds"), (120, "2 minutes"), (7200, "2 hours"), (1e6, "12 days")],
+        *[(89, "89 seconds"), (90, "2 minutes"), (5399, "90 minutes"), (5400, "2 hours")],  # from 1.5 of a unit on
+        *[(129_599, "36 hours"), (129_600, "2 days")],
+    ],
 )
 def test_durations_are_in_the_unit_a_person_would_use(seconds, text):
     assert cost.readable(seconds) == text
