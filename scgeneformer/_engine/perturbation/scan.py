@@ -37,7 +37,7 @@ def scan(
     Parameters
     ----------
     blocks
-        Of :func:`perturbations.cut_blocks`.
+        Of :func:`perturbed_cells.cut_blocks`.
     plan, vocabulary
         What is done to the cells, and how the model reads them.
     berts, layers, tokens_per_batch
