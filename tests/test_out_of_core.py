@@ -160,9 +160,10 @@ def _alive(pid):
     return True
 
 
-def test_killed_twice_and_resumed_it_gives_the_same_bits(shell, cells, tmp_path):
+@pytest.mark.parametrize("command", ["embed", "perturb"])
+def test_killed_twice_and_resumed_it_gives_the_same_bits(shell, cells, command, tmp_path):
     source = store(cells, tmp_path / "cells.h5ad")
-    killed_and_resumed(shell, "embed", source, ".zarr", 2, 0, tmp_path)
+    killed_and_resumed(shell, command, source, ".zarr", 2, 0, tmp_path)
 
 
 @pytest.mark.long

@@ -1,39 +1,12 @@
-"""A scan that is killed goes on where it was, and gives what an undisturbed one gives."""
+"""A scan that is stopped goes on where it was, and gives what an undisturbed one gives; killed: test_out_of_core.py."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
-import anndata as ad
 import numpy as np
 import pytest
 from anndata.tests.helpers import assert_equal
-from toys import make_adata, make_model
+from toys import make_adata
 
 import scgeneformer as gf
 from scgeneformer._engine.perturbation import scan as engine
-
-RUN = """
-import sys, time
-import anndata as ad
-import scgeneformer as gf
-from scgeneformer._adata.disk import run_store
-from scgeneformer._engine.perturbation import perturbed_cells as perturbations
-
-gf.settings.progress = False
-perturbations.TOKENS_PER_BLOCK = 300
-save = run_store.RunStore.save
-def slowly(self, *args):
-    save(self, *args)
-    time.sleep(0.02)
-run_store.RunStore.save = slowly
-model, data, out, result = sys.argv[1:]
-adata = ad.read_h5ad(data)
-gf.tl.perturb(adata, model=gf.models.load(model, device="cpu"), positions="both", out=out)
-adata.write_h5ad(result)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -51,34 +24,6 @@ def count_blocks(monkeypatch):
 
     monkeypatch.setattr(engine.Collector, "begin", counted)
     return n
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_killed_at_any_moment_and_called_again_it_gives_the_same_bits(tmp_path):
-    model, data = tmp_path / "model", tmp_path / "data.h5ad"
-    gf.models.save(make_model(n_blocks=2), model)
-    adata = make_adata(30)
-    adata.write_h5ad(data)
-    out, result = tmp_path / "run.zarr", tmp_path / "result.h5ad"
-    kills, wait = 0, 0.05
-    for attempt in range(12):
-        with (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen([sys.executable, "-c", RUN, model, data, out, result], stderr=log)
-        while process.poll() is None and not (out / "parts").is_dir():
-            time.sleep(0.01)
-        time.sleep(wait * (1 + attempt))
-        if attempt < 4 and process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        if process.wait() == 0:
-            break
-    assert process.returncode == 0, (tmp_path / "log").read_text()
-    assert kills >= 1
-    found = ad.read_h5ad(result)
-    gf.tl.perturb(adata, model=gf.models.load(model, device="cpu"), positions="both", out=tmp_path / "whole.zarr")
-    for key in ("geneformer_delete", "geneformer_delete_hold", "geneformer_delete_rank"):
-        np.testing.assert_array_equal(found.layers[key].indices, adata.layers[key].indices)
-        np.testing.assert_array_equal(found.layers[key].data, adata.layers[key].data)
 
 
 def test_a_finished_run_is_read_and_not_run_again(adata, toy, tmp_path, monkeypatch):
