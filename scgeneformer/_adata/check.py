@@ -310,7 +310,7 @@ def _coverage(case: Case) -> Finding | None:
     if not share < HALF:
         return Finding("coverage", OK, f"{text}.")
     others = "adata.var_names[adata.var['geneformer_token'] < 0]  # those that it does not know"
-    mapped = call("gf.pp.map_genes", case.only("model", "gene_ids"))
+    mapped = call("gf.pp.map_genes", case.parameters)
     return Finding("coverage", NOTE, f"{text}.", f"{mapped}; {others}")
 
 

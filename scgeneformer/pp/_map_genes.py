@@ -8,6 +8,7 @@ from scanpy import logging as logg
 
 from scgeneformer import models
 from scgeneformer._adata import keys
+from scgeneformer._adata.counts import count_share, open_counts
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import map_genes as find_genes
 from scgeneformer._adata.writer import Results, target_of, write
@@ -25,6 +26,8 @@ def map_genes(
     adata: AnnData,
     model: ModelLike | None = None,
     *,
+    counts_layer: str | None = None,
+    use_raw: bool | None = None,
     gene_ids: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -32,15 +35,14 @@ def map_genes(
 
     Takes Ensembl IDs with or without version, symbols and aliases in any case. The other functions do the same by
     themselves; call this to see, keep or correct the mapping. Genes that map to one ID share its token and are summed
-    where cells are encoded.
+    where cells are encoded. The log says how many genes and what share of the counts the model knows.
 
     Parameters
     ----------
     adata
         Cells × genes.
     {model}
-    gene_ids
-        Column of ``adata.var`` with Ensembl IDs or symbols, or "var_names"; None finds it by itself.
+    {counts}
     {copy}
 
     Returns
@@ -55,7 +57,9 @@ def map_genes(
     Raises
     ------
     DataError
-        If less than a tenth of the genes is known, or they are those of another species.
+        If less than a tenth of the genes is known, they are those of another species, or the values are no counts.
+    MissingKeyError
+        If the layer or column does not exist.
 
     Examples
     --------
@@ -69,6 +73,9 @@ def map_genes(
     vocabulary = models.load_vocabulary(model)
     var = in_memory(adata.var)
     genes = find_genes(var, vocabulary, gene_ids)
+    counts = open_counts(adata, counts_layer, use_raw)
+    counted = find_genes(counts.var, vocabulary, gene_ids) if counts.raw else genes
+    share = count_share(counts, counted.tokens)
     id_of = pd.Series(vocabulary.ensembl_ids, index=vocabulary.tokens)
     known = genes.tokens >= 0
     given = var[keys.ENSEMBL_ID].astype(str) if keys.ENSEMBL_ID in var else genes.names
@@ -76,7 +83,7 @@ def map_genes(
     ids[known] = id_of.loc[genes.tokens[known]].to_numpy()
     write(target, Results(var={keys.ENSEMBL_ID: ids, keys.GENE_TOKEN: genes.tokens}))
     logg.info(
-        f"{genes.n_matched:,} of {adata.n_vars:,} genes are known to the model "
+        f"{genes.n_matched:,} of {adata.n_vars:,} genes, with {share:.1%} of the counts, are known to the model "
         f"(by {genes.column}; {genes.n_duplicates} of them share a token with another and are summed with it)"
     )
     return target if copy else None

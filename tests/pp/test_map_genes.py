@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from anndata.tests.helpers import assert_equal
-from toys import make_model
+from toys import make_adata, make_model
 
 import scgeneformer as gf
 
@@ -29,11 +29,21 @@ def test_a_repeated_call_gives_the_same(adata, toy):
     assert_equal(adata, once)
 
 
-def test_the_genes_that_matched_are_said_whatever_the_values_are(adata, toy, log):
-    adata.X = -adata.X
+def test_genes_and_counts_that_matched_are_said(log, toy):
+    adata = make_adata(2, 40)
+    dense = np.zeros((2, 40))
+    dense[:, 0], dense[:, 1] = 1, 3
+    adata.X = dense
     adata.var["ensembl_id"] = ["ENSG99999999999", *adata.var["ensembl_id"].iloc[1:]]
     gf.pp.map_genes(adata, toy)
-    assert "39 of 40 genes are known to the model (by ensembl_id" in log()
+    assert "39 of 40 genes, with 75.0% of the counts" in log()
+    adata.layers["other"] = dense * [[100, *[1] * 39]]
+    adata.raw = adata
+    some = adata[:, 1:].copy()
+    gf.pp.map_genes(adata, toy, counts_layer="other")
+    assert "39 of 40 genes, with 2.9% of the counts" in log()
+    gf.pp.map_genes(some, toy, use_raw=True)
+    assert "39 of 39 genes, with 75.0% of the counts" in log()
 
 
 def test_the_mapping_is_what_the_other_functions_use(adata, toy):
@@ -48,11 +58,15 @@ def test_a_copy_leaves_the_original_alone(unchanged, toy):
     assert "geneformer_token" in gf.pp.map_genes(unchanged, toy, copy=True).var
 
 
-def test_unknown_genes_are_refused_and_nothing_is_written(adata, toy):
+def test_scaled_data_and_unknown_genes_are_refused_and_nothing_is_written(adata, toy):
+    adata.X = adata.X.toarray() - 1
     adata.var = adata.var.set_index(adata.var_names.str.lower() + "?")
     del adata.var["ensembl_id"]
     before = adata.copy()
     with pytest.raises(gf.DataError, match="Only 0 of 40 genes"):
+        gf.pp.map_genes(adata, toy)
+    adata.var_names = before.var_names = [f"G{i}" for i in range(40)]
+    with pytest.raises(gf.DataError, match="scaled"):
         gf.pp.map_genes(adata, toy)
     assert_equal(adata, before)
 

@@ -512,7 +512,7 @@ def test_short_cells_are_not_estimated(adata, toy):
         ({"measure": "cls"}, "needs a model with a <cls> token"),
         ({"mode": "set", "genes": ["G1"]}, "to=None is no expression value.*counts per 10,000"),
         ({"mode": "set"}, "to=None is no expression value"),
-        ({"mode": "set", "to": 4.0}, "needs the names of genes"),
+        ({"mode": "set", "to": 4.0}, "gives one value to all genes"),
         ({"mode": "set", "genes": ["G1"], "to": -1}, "to=-1 is no expression value"),
         ({"mode": "activate", "to": 0}, "to=0 is no rank"),
         ({"mode": "delete", "to": 3}, "to=3 has no meaning for mode='delete'.*'activate'"),
