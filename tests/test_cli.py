@@ -199,7 +199,8 @@ def test_overwrite_replaces_the_other_file(path, cells, tmp_path):
 def test_where_the_results_go_must_be_said_once(path, place):
     result = call("embed", path, "-m", "mini", *place)
     assert result.exit_code == 2
-    assert "--in-place" in result.stderr
+    said = " ".join(result.stderr.replace("│", " ").split())
+    assert "Say where the results go: either --out NEWFILE or --in-place." in said
 
 
 def test_layers_must_be_numbers(path):

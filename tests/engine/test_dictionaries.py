@@ -80,8 +80,11 @@ def test_a_pickle_cannot_set_attributes(tmp_path):
 def test_a_damaged_pickle_and_something_else_are_refused(tmp_path):
     whole = dump(tmp_path / "d.pkl", {"a": 1})
     (tmp_path / "cut.pkl").write_bytes(whole.read_bytes()[:-3])
+    (tmp_path / "long.pkl").write_bytes(b"X\xff\0\0\0abc")  # text of 255 bytes, of which there are three
     with pytest.raises(ModelError, match="Fetch it again"):
         read_dictionary(tmp_path / "cut.pkl")
+    with pytest.raises(ModelError, match="it ends too early"):
+        read_dictionary(tmp_path / "long.pkl")
     with pytest.raises(ModelError, match="the pickle instruction EMPTY_LIST"):
         read_dictionary(dump(tmp_path / "list.pkl", [1, 2]))
     with pytest.raises(ModelError, match="a key that is a int"):

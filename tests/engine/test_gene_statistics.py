@@ -173,6 +173,14 @@ def test_a_damaged_file_is_refused(tmp_path):
         GeneStatistics.load(path)
 
 
+def test_a_file_of_another_version_is_refused(tmp_path):
+    path = statistics(np.ones((5, 2))).save(tmp_path / "x.npz")
+    with np.load(path) as file:
+        np.savez(path, **{**file, "format": "9"})
+    with pytest.raises(DataError, match=r"x\.npz holds no gene statistics .*made by another version"):
+        GeneStatistics.load(path)
+
+
 def test_pickles_are_not_opened(tmp_path):
     np.savez(tmp_path / "x.npz", format=np.array([{}], dtype=object))
     with pytest.raises(DataError, match="allow_pickle=False"):

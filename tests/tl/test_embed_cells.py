@@ -189,7 +189,7 @@ def test_a_copy_leaves_the_original_alone(unchanged, toy):
         ({"pooling": "cls"}, "has none"),
         ({"pooling": "max"}, "'mean', 'cls', 'first'"),
         ({"agg": "sum"}, "'mean', 'median'"),
-        ({"per_cell": False}, "groupby="),
+        ({"per_cell": False}, r"stores the embeddings of groups only\. Name their column: groupby='\.\.\.'"),
         ({"groupby": "nope"}, "'cell_type', 'donor'"),
         ({"groupby": []}, "groupby"),
         ({"counts_layer": "nope"}, "the layers are: none"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import anndata as ad
@@ -329,6 +330,15 @@ def test_parameters_that_contradict_the_model_are_refused(unchanged, trained, vo
 def test_a_model_without_head_is_refused(unchanged, toy, tmp_path):
     with pytest.raises(ModelError, match=r"toy was built in memory, without a head\. Take a model that was pretrained"):
         gf.tl.pretrain(unchanged, toy, out=tmp_path / "out")
+
+
+def test_a_decoder_that_is_not_tied_is_refused(unchanged, trained, tmp_path):
+    folder = shutil.copytree(trained.folder, tmp_path / "untied")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    with pytest.raises(ModelError, match=r"The decoder of untied is not tied to its embeddings .*tied ones only"):
+        gf.tl.pretrain(unchanged, folder, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_sets_are_named_in_errors(unchanged, vocabulary, tmp_path):
