@@ -23,9 +23,7 @@ from scgeneformer._cli.options import (
 
 def classify(
     file: Cells,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Directory that the command train wrote, or org/repo on the hub.")
-    ],
+    classifier: Annotated[str, typer.Argument(help="Directory that the command train wrote, or org/repo on the hub.")],
     out: Out = None,
     in_place: InPlace = False,
     overwrite: Overwrite = False,
@@ -44,10 +42,10 @@ def classify(
     Adds obs['geneformer_<label>'], its probability, and obsm['geneformer_<label>_probability'].
     """
     target = target_of(file, out, in_place)
-    with cells_of(file, target, model, overwrite=overwrite or in_place) as adata:
+    with cells_of(file, target, classifier, overwrite=overwrite or in_place) as adata:
         gf.tl.classify(
             adata,
-            model,
+            classifier,
             truth=truth,
             counts_layer=counts_layer,
             use_raw=use_raw or None,

@@ -66,7 +66,7 @@ def gene_classification_df(
 def _all(adata: AnnData, label: str) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     key = label if label in adata.var and label in adata.uns else keys.prediction_key(label)
     if key not in adata.var or keys.probability_key(key) not in adata.varm:
-        raise MissingKeyError(f"adata.var[{key!r}] does not exist. Run gf.tl.classify_genes(adata, model) first.")
+        raise MissingKeyError(f"adata.var[{key!r}] does not exist. Run gf.tl.classify_genes(adata, classifier) first.")
     frame = pd.DataFrame(
         {
             "gene": adata.var_names.to_numpy(str),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @shared_docs
 def classify(
     adata: AnnData,
-    model: ModelLike,
+    classifier: ModelLike,
     *,
     truth: str | None = None,
     counts_layer: str | None = None,
@@ -47,7 +47,7 @@ def classify(
     Parameters
     ----------
     {cells}
-    model
+    classifier
         What :func:`train_classifier` returned or wrote, or the directory or place on the hub of a stock
         `BertForSequenceClassification` (``pytorch_model.bin`` is read as tensors only), or a loaded model.
     truth
@@ -105,7 +105,7 @@ def classify(
     target = target_of(adata, copy)
     session = open_session(
         adata,
-        model,
+        classifier,
         -1,
         counts_layer=counts_layer,
         use_raw=use_raw,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @shared_docs
 def classify_genes(
     adata: AnnData,
-    model: ModelLike,
+    classifier: ModelLike,
     *,
     groupby: str | Sequence[str] | None = None,
     min_cells: int = 1,
@@ -50,7 +50,7 @@ def classify_genes(
     Parameters
     ----------
     {cells}
-    model
+    classifier
         What :func:`train_gene_classifier` returned or wrote, or the directory or place on the hub of a stock
         `BertForTokenClassification`, or a loaded model.
     groupby
@@ -116,7 +116,7 @@ def classify_genes(
     groups = None if groupby is None else find_groups(adata, groupby)
     session = open_session(
         adata,
-        model,
+        classifier,
         -1,
         counts_layer=counts_layer,
         use_raw=use_raw,

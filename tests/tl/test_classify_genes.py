@@ -183,7 +183,7 @@ def test_what_is_no_classifier_of_genes_is_refused(unchanged, toy, tmp_path):
         gf.tl.classify_genes(unchanged, folder, groupby="nope")
     with pytest.raises(ModelError, match=r"Use gf.tl.classify_genes\."):
         gf.tl.classify(unchanged, folder)
-    with pytest.raises(MissingKeyError, match=r"Run gf\.tl\.classify_genes\(adata, model\) first"):
+    with pytest.raises(MissingKeyError, match=r"Run gf\.tl\.classify_genes\(adata, classifier\) first"):
         gf.get.gene_classification_df(unchanged, "dosage")
     with pytest.raises(MissingKeyError, match=r"Run gf\.tl\.train_gene_classifier\(adata, classes\) first"):
         gf.get.gene_classification_df(unchanged, "dosage", held_out=True)
