@@ -34,12 +34,11 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     *,
     packed: Packed,
-    scaling: float | None = None,
+    scaling: float,
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each cell of `packed`; the signature is that of `transformers.AttentionInterface`."""
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _variant(query, dropout)(query, key, value, packed, scaling, dropout), None
 
 
