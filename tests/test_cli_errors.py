@@ -24,7 +24,7 @@ def file(tmp_path):
     ("options", "told"),
     [
         ([], "If they are elsewhere, say so: --counts-layer 'counts' or --use-raw."),
-        (["--use-raw", "--counts-layer", "counts"], "--counts-layer 'counts' and --use-raw name two different matrices"),
+        (["--use-raw", "--counts-layer", "counts"], "--counts-layer 'counts' and --use-raw name two"),
         (["--counts-layer", "counts", "--groupby", "nope"], "--groupby 'nope' is no column of adata.obs"),
         (["--counts-layer", "counts", "--device", "abacus"], "--device 'abacus'"),
     ],

@@ -150,7 +150,7 @@ def test_row_order_empty_cells_and_batches_do_not_matter(adata, toy, tmp_path):
     assert adata.uns[KEY]["split"] == shuffled.uns[KEY]["split"]
 
 
-def test_only_cells_with_target_genes_train_up_to_max_cells(adata, toy, tmp_path, log):
+def test_only_cells_with_target_genes_train_up_to_the_sample(adata, toy, tmp_path, log):
     counts = adata.X.toarray()
     counts[:4, :13] = 0
     adata.X = sp.csr_matrix(counts)
