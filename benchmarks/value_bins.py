@@ -16,6 +16,7 @@ import numpy as np
 import scgeneformer as gf
 from scgeneformer._adata.tokens import open_tokens
 
+SEED = 42  # of the figures in the README
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 
 
@@ -93,6 +94,7 @@ def main() -> None:
                 batch_size=16,
                 epochs=arguments.epochs,
                 fractions=(0.9, 0.1, 0.0),
+                seed=SEED,
             )
             print(name, f"{time.perf_counter() - start:.0f} s", trained.metrics["metrics"]["validation"])
             for pooling in ("mean", "cls"):
@@ -100,7 +102,7 @@ def main() -> None:
                 gf.tl.embed_cells(adata, trained, layer=-1, pooling=pooling, key_added=keys[-1])
     print("numpy", f"{speed_in_numpy(adata):,.0f} cells/s")
     if arguments.label in adata.obs:
-        gf.tl.probe(adata, arguments.label, use_rep=keys)
+        gf.tl.probe(adata, arguments.label, use_rep=keys, seed=SEED)
         print(gf.get.classification_df(adata, arguments.label)[["balanced_accuracy", "macro_f1"]])
 
 

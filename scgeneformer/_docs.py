@@ -21,9 +21,6 @@ _LAYER = """\
 layer
     Hidden layer: 0 = embedding output, n = after block n, negative from the end (-1 last, -2 second to last).
     A list is computed in one pass."""
-_SAMPLE = """\
-sample
-    Work on a random sample of at most so many cells, drawn by their names; None takes all."""
 _COUNTS = """\
 counts_layer
     Layer with the counts (raw, or log1p-normalised, which ranks alike); None takes ``adata.X``.
@@ -95,7 +92,6 @@ _SHARED = {
     "{cells}": _CELLS,
     "{model}": _MODEL,
     "{layer}": _LAYER,
-    "{sample}": _SAMPLE,
     "{counts}": _COUNTS,
     "{previous}": _PREVIOUS,
     "{device}": _DEVICE,

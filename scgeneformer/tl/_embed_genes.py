@@ -85,7 +85,8 @@ def embed_genes(
         Also keep the embedding of each of `genes` in every cell.
     min_cells
         Results over fewer cells that contain the gene are NaN.
-    {sample}
+    sample
+        Work on a random sample of at most so many cells, drawn by their names; None takes all.
     seed
         Of the sample.
     max_memory_gb
