@@ -126,7 +126,7 @@ class ValueBinned:
         n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
         known = np.sort(gene_tokens[gene_tokens >= 0])
         fit = np.minimum(len(known) if self.zeros else n_genes, vocabulary.max_genes)
-        kept = np.where(n_genes > 0, fit, 0)
+        kept = np.where(n_genes > 0, fit, 0).astype(np.int32)  # always: the kernel is compiled once
         tokens = around_genes(kept, vocabulary)
         ids, starts = tokens.ids, tokens.offsets[:-1] + vocabulary.n_lead
         positions = np.full(len(ids), self.special_position, np.uint8 if self.n_positions <= 2**8 else np.uint16)

@@ -116,7 +116,7 @@ def test_cells_are_those_of_the_definition(zeros, special, input_size):
 
 def test_explicit_zeros_are_no_counts():
     vocabulary = vocabulary_of(ValueBinned(4), 3)
-    counts = sp.csr_matrix((np.array([0.0, 2.0]), np.array([0, 2]), np.array([0, 2])), shape=(1, 3))
+    counts = sp.csr_matrix((np.array([0, 2], np.float32), np.array([0, 2]), np.array([0, 2])), shape=(1, 3))
     tokens, n_genes = vocabulary.encoding.encode(counts, vocabulary.tokens, vocabulary)
     assert (tokens.ids.tolist(), n_genes.tolist()) == ([4], [1])
 
