@@ -4,9 +4,9 @@
         [--positions hold shift] [--carried 16 32 64] [--confirm 0 25 50 75] [--exact all|400] [--gradients 16]
 
 Real cells with so many genes of the model's vocabulary, model `mini`, hidden layer -2. Every cell is scanned exactly
-(`_engine/perturbation/scan.py`, packed batches), then screened in each setting; confirmed candidates take their exact values, at the
-exact scan's time for each. Times are processor times of this process, so that other work on the machine matters less;
-"ratio" is the time of the full exact scan over that of screen and confirmation together.
+(`_engine/perturbation/scan.py`, packed batches), then screened in each setting; confirmed candidates take their exact
+values, at the exact scan's time for each. Times are processor times of this process, so that other work on the machine
+matters less; "ratio" is the time of the full exact scan over that of screen and confirmation together.
 
 With `--exact N` only N deletions of each cell are scanned exactly, half of them those that lead in the screen with most
 genes, half drawn at random from the others, and the time of the full scan is N's, scaled up. Spearman is then over the
