@@ -12,7 +12,10 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
+from anndata import AnnData
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 CONDA = {"huggingface-hub": "huggingface_hub", "igraph": "python-igraph", "matplotlib": "matplotlib-base"}
@@ -54,6 +57,22 @@ def test_lowest_versions_are_those_that_are_allowed(project):
     lowest = dict(re.findall(r"^([\w-]+)==([\d.]+)$", read("constraints-lowest.txt"), flags=re.M))
     for name, bound in allowed.items():
         assert f"{lowest[name]}.".startswith(f"{bound}."), name
+
+
+def test_tested_versions_are_among_those_that_are_allowed(project):
+    tested = dict(re.findall(r"^([\w-]+)==([\w.]+)", read("constraints.txt").replace("_", "-"), flags=re.M))
+    for requirement in map(Requirement, project["dependencies"]):
+        assert requirement.specifier.contains(tested[requirement.name]), requirement
+
+
+@pytest.mark.long
+def test_scanpy_reads_the_neighbours_of_many_cells():
+    """From 8,192 cells on, with a cosine from 4,096, as in gf.pl.gene_embedding, scanpy takes pynndescent."""
+    import scanpy as sc
+
+    cells = AnnData(np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32))
+    sc.pp.neighbors(cells, n_neighbors=5, use_rep="X", transformer="pynndescent")
+    assert cells.obsp["distances"].nnz == 60 * 4
 
 
 def test_every_extra_is_documented(project):
