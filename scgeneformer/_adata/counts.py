@@ -204,7 +204,7 @@ def _log_base(counts: Counts) -> float:
         return np.nan
     base = counts.adata.uns.get("log1p", {}).get("base")
     base = np.e if base is None else float(base)
-    logg.info(f"{counts.name} holds no whole numbers up to {largest:.3g}: taken as log1p of normalised counts")
+    logg.info(f"{counts.name} holds fractions, up to {largest:.3g}: taken as log1p of normalised counts")
     return base
 
 

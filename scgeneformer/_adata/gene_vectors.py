@@ -32,8 +32,10 @@ def gene_vectors(adata: AnnData, key: str, group: str | None) -> tuple[np.ndarra
     DataError
         If the group does not exist, is missing, or is named where there are none; or no gene has an embedding.
     """
-    if key not in adata.varm:
-        raise missing_key("varm", key, adata.varm, "Run gf.tl.embed_genes(adata) first.")
+    if not isinstance(key, str) or key not in adata.varm:
+        raise missing_key(
+            "varm", key, adata.varm, "Run gf.tl.embed_genes(adata) first; the genes asked for are named by genes=."
+        )
     values = np.asarray(adata.varm[key])
     if values.ndim == 3:
         values = values[:, _position(adata, key, group)]

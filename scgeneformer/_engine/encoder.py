@@ -77,8 +77,9 @@ def resolve_layer(layer: int, n_blocks: int) -> int:
     """
     whole = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
     if not whole or not -n_blocks - 1 <= layer <= n_blocks:
+        counts = " The layer of the AnnData that holds the counts is counts_layer=." if isinstance(layer, str) else ""
         raise DataError(
             f"layer={layer!r} does not exist: a model of {n_blocks} blocks has the hidden layers 0 (embedding output) "
-            f"to {n_blocks} (last), or counted from the end -1 (last) to {-n_blocks - 1}."
+            f"to {n_blocks} (last), or counted from the end -1 (last) to {-n_blocks - 1}.{counts}"
         )
     return int(layer) % (n_blocks + 1)

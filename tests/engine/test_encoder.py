@@ -132,6 +132,11 @@ def test_a_layer_out_of_range_is_refused_with_the_range(layer):
         resolve_layer(layer, N_BLOCKS)
 
 
+def test_a_layer_of_the_anndata_is_told_from_one_of_the_model():
+    with pytest.raises(DataError, match=r"layer='counts' does not exist: .*The layer of .* counts is counts_layer=\."):
+        resolve_layer("counts", N_BLOCKS)
+
+
 def test_a_pooling_that_cannot_be_is_refused():
     with pytest.raises(DataError, match="'mean', 'cls', 'first'"):
         get_pooling("max", make_vocabulary())

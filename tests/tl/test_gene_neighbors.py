@@ -77,6 +77,7 @@ def test_equal_embeddings_come_in_the_order_of_var(adata):
     ("bad", "text"),
     [
         ({"key": "nope"}, r"varm\['nope'\] does not exist; the keys are: 'geneformer', .*gf\.tl\.embed_genes"),
+        ({"key": ["G1"]}, r"varm\[\['G1'\]\] does not exist; .* the genes asked for are named by genes="),
         ({"group": "B"}, "one embedding per gene"),
         (
             {"key": "geneformer_cell_type"},
