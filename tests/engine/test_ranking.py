@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -44,6 +46,16 @@ def test_a_hand_computed_cell():
     assert tokens[0].tolist() == [3, 2, 4]  # 3/1, 4/2, 4/4
     assert tokens[1].tolist() == [5, 2, 3, 4]  # 1/0.5, then a tie of 2/2, 1/1, 4/4 in the order of the tokens
     assert n_genes.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("spread", [1e-5, 1e-3, 0.2])
+def test_values_that_are_nearly_the_same_are_in_order(spread):
+    """They differ in any of the bits that the passes of the sort look at."""
+    vocabulary = make_vocabulary(60)
+    vocabulary = replace(vocabulary, medians=np.ones(60))
+    counts = np.random.default_rng(0).uniform(1, 1 + spread, size=(5, 60)).astype(np.float32)
+    found, _ = rank_value_encode(sp.csr_matrix(counts), vocabulary.tokens, vocabulary)
+    assert_same(found, naive(counts, vocabulary.tokens, vocabulary))
 
 
 def test_special_tokens_frame_the_genes_and_stay_when_the_cell_is_cut():

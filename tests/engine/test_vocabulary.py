@@ -6,7 +6,7 @@ import pytest
 from toys import make_vocabulary
 
 from scgeneformer._engine.encodings import RankValue
-from scgeneformer._engine.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
+from scgeneformer._engine.vocabulary import Vocabulary, names_of, read_vocabulary, write_vocabulary
 from scgeneformer._errors import ModelError
 
 
@@ -40,6 +40,22 @@ def test_writing_and_reading_gives_the_same_vocabulary(tmp_path, vocabulary):
     assert again.checksum == vocabulary.checksum
     assert again.aliases == vocabulary.aliases
     np.testing.assert_array_equal(again.symbols, vocabulary.symbols)
+
+
+def test_aliases_are_written_as_two_columns(tmp_path):
+    write_vocabulary(replace(make_vocabulary(), aliases={"OLD": "ENSG00000000001"}), tmp_path)
+    assert (tmp_path / "aliases.tsv").read_text().split() == ["alias", "ensembl_id", "OLD", "ENSG00000000001"]
+
+
+def test_a_vocabulary_of_nothing_has_no_token():
+    none = np.empty(0, dtype=str)
+    assert Vocabulary(np.empty(0, dtype=np.int32), none, none, np.empty(0), special={}, input_size=1).n_tokens == 0
+
+
+def test_names_have_at_most_128_letters():
+    assert names_of(["G" * 128]).tolist() == ["G" * 128]
+    with pytest.raises(ModelError, match="more than 128 letters"):
+        names_of(["G" * 129])
 
 
 def test_a_gene_called_nan_or_na_stays_a_gene(tmp_path):
