@@ -65,6 +65,12 @@ class Vocabulary:
     record: dict = field(default_factory=dict)
     encoding: Encoding = field(default_factory=RankValue)
 
+    def __repr__(self) -> str:
+        return (
+            f"Vocabulary: {len(self.tokens):,} genes, special tokens {' '.join(self.special)}, "
+            f"cells of up to {self.input_size:,} tokens, encoding {self.encoding.name}"
+        )
+
     def __post_init__(self) -> None:
         check_tokens([*self.tokens[:1], *self.tokens[-1:], *self.special.values()], "The vocabulary")
         if self.encoding.n_times > 1 and not {"<cls>", "<sep>"} <= self.special.keys():

@@ -91,7 +91,7 @@ def test_methods_are_chosen_in_the_order_asked(compared):
 
 def test_what_does_not_exist_is_refused_with_what_does(compared):
     with pytest.raises(
-        DataError, match=r"methods='knn' does not exist.*the methods are: 'fine-tuned', 'logistic PCA'\."
+        DataError, match=r"The method 'knn' does not exist.*the methods are: 'fine-tuned', 'logistic PCA'\."
     ):
         read_comparison(compared, "cell_type", "knn")
     with pytest.raises(MissingKeyError, match=rf"'geneformer_donor_evaluation'\] does not exist.*that do: '{KEY}'"):

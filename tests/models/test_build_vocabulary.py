@@ -38,6 +38,10 @@ def test_tokens_follow_the_ids_behind_the_special_ones(statistics):
     assert found.symbols.tolist() == [f"G{i}" for i in range(40)]
     np.testing.assert_array_equal(found.medians, statistics.median)
     assert (found.input_size, found.target_sum, found.n_tokens) == (2048, 1e4, 44)
+    assert repr(found) == (
+        "Vocabulary: 40 genes, special tokens <pad> <mask> <cls> <eos>, cells of up to 2,048 tokens, "
+        "encoding rank-value"
+    )
 
 
 def test_the_order_of_genes_and_cells_does_not_show(statistics):

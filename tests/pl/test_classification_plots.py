@@ -62,7 +62,7 @@ def test_what_is_not_there_is_named(judged, plot):
     with pytest.raises(KeyError, match=r"gf\.tl\.probe"):
         plot(judged, "donor")
     unknown = {"method": "best"} if plot is gf.pl.confusion else {"methods": "best"}
-    with pytest.raises(ValueError, match=r"methods='best' does not exist.*'sure', 'poor'"):
+    with pytest.raises(ValueError, match=r"The method 'best' does not exist.*'sure', 'poor'"):
         plot(judged, "cell_type", **unknown)
 
 

@@ -79,7 +79,7 @@ def read_comparison(adata: AnnData, label: str, methods: str | Sequence[str] | N
     chosen = present if methods is None else list(dict.fromkeys(as_names(methods)))
     if missing := [name for name in chosen if name not in present]:
         raise DataError(
-            f"methods={missing[0]!r} does not exist in adata.uns[{key!r}]; the methods are: "
+            f"The method {missing[0]!r} does not exist in adata.uns[{key!r}]; the methods are: "
             f"{', '.join(map(repr, present))}."
         )
     return Comparison(
