@@ -4,7 +4,7 @@ import torch
 from toys import make_bert
 
 from scgeneformer._engine.encoder import use_packed_attention
-from scgeneformer._engine.gene_sums import gene_sums
+from scgeneformer._engine.gene_sums import GeneSums, gene_sums
 from scgeneformer._engine.tokens import Tokens
 
 LAYERS, N_GROUPS = [0, 2], 3
@@ -57,3 +57,18 @@ def test_sums_equal_brute_force_over_the_stock_model(vocabulary, cells, slots, n
     for layer in LAYERS:
         np.testing.assert_allclose(found.sums[layer], sums[layer], atol=2e-5)
         np.testing.assert_allclose(found.squares[layer], squares[layer], atol=5e-5)
+
+
+def test_means_and_variances_by_hand_survive_being_stored():
+    """Two groups, three genes: in one cell of each group, in two cells of the first, in none."""
+    sums = np.array([[[1.0, 2], [4, 6], [0, 0]], [[3, 0], [0, 0], [0, 0]]])
+    squares = np.array([[[1.0, 4], [10, 20], [0, 0]], [[9, 0], [0, 0], [0, 0]]])
+    n_cells = np.array([[1, 2, 0], [1, 0, 0]])
+    nan = [np.nan, np.nan]
+    for squared, every, first, second in (
+        ({}, [[2, 1], [2, 3], nan], [[1, 2], [2, 3], nan], [[3, 0], nan, nan]),
+        ({7: squares}, [[1, 1], [1, 1], nan], [[0, 0], [1, 1], nan], [[0, 0], nan, nan]),
+    ):
+        found = GeneSums.from_arrays(GeneSums({7: sums}, squared, n_cells).to_arrays())
+        for group, expected in ((None, every), (0, first), (1, second)):
+            np.testing.assert_array_equal(found.of(7, group), np.array(expected, dtype=np.float32))
