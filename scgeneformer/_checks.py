@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,13 @@ def check_choice(choices: Iterable[str], /, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, str) or value not in known:
             raise DataError(f"{name}={value!r} does not exist; choose one of {', '.join(map(repr, known))}.")
+
+
+def did_you_mean(names: Iterable[str], known: Iterable[str]) -> str:
+    """A hint at the name that one of the first three was to be, if one is near; more would take seconds."""
+    choices = list(known)
+    found = (difflib.get_close_matches(name, choices, n=1, cutoff=0.75) for name in islice(names, 3))
+    return next((f" Did you mean {close[0]!r}?" for close in found if close), "")
 
 
 def as_names(asked: Any) -> list[str]:

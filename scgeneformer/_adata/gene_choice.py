@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scanpy import logging as logg
 
-from scgeneformer._checks import as_names
+from scgeneformer._checks import as_names, did_you_mean
 from scgeneformer._engine.genes import match_genes
 from scgeneformer._errors import DataError
 
@@ -68,8 +68,15 @@ def choose_genes(
             (unknown if token < 0 else absent).append(name)
     kinds = (("not in adata.var", absent), ("unknown to the model", unknown))
     why = "; ".join(f"{kind}: {', '.join(map(repr, names))}" for kind, names in kinds if names)
+    hint = did_you_mean(
+        (name for name in unknown if not name.upper().startswith("ENS")),  # an ID that is near is another gene
+        (name for name, token in in_var.items() if token >= 0),
+    )
     if not found:
-        raise DataError(f"None of the genes{of} can be used ({why or 'genes=[] names none'}). Name genes of adata.var.")
+        why = why or "genes=[] names none"
+        raise DataError(f"None of the genes{of} can be used ({why}).{hint} Name genes of adata.var.")
     if why:
-        logg.warning(f"{len(absent) + len(unknown)} of {len(asked)} genes{of} are left out ({why})")
+        logg.warning(
+            f"{len(absent) + len(unknown)} of {len(asked)} genes{of} are left out ({why}){hint and '.' + hint}"
+        )
     return list(found.values()), np.array(list(found), dtype=np.int32)

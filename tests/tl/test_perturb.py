@@ -502,6 +502,8 @@ def test_short_cells_are_not_estimated(adata, toy):
         ({"genes": []}, "genes=\\[\\] names no gene"),
         ({"genes": [3]}, "genes holds 3, which is no name of a gene and no combination"),
         ({"genes": ["NOSUCH"]}, "None of the genes can be used .*unknown to the model: 'NOSUCH'"),
+        ({"genes": ["G111"]}, r"unknown to the model: 'G111'\)\. Did you mean 'G11'\? Name genes of adata\.var"),
+        ({"genes": ["ENSG00000000111"]}, r"unknown to the model: 'ENSG00000000111'\)\. Name genes of adata\.var"),
         ({"genes": [("G1", "NOSUCH")]}, "None of the combinations can be used"),
         ({"genes": [("G1", "G1", "G2"), {"delete": "G1", "mask": "G1"}]}, "in exactly one edit"),
         ({"mode": "overexpress", "positions": "hold"}, "positions='hold' has no meaning for 'overexpress'"),
