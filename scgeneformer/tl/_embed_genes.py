@@ -213,7 +213,7 @@ def _check(
         )
     if out is not None and (agg == "median" or per_cell):
         reason = "agg='median'" if agg == "median" else "per_cell=True"
-        raise DataError(f"out={str(out)!r} keeps sums over cells, and {reason} needs every cell. Leave it out.")
+        raise DataError(f"out={str(out)!r} keeps sums over cells, and {reason} needs every cell. Call without out=.")
     check_whole(min_cells=min_cells, sample=1 if sample is None else sample)
     check_whole(0, seed=seed)
     if isinstance(max_memory_gb, str | bool | None) or not max_memory_gb >= 0:

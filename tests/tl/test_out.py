@@ -156,7 +156,7 @@ def test_embeddings_on_disk_can_be_changed_and_outlive_the_folder(adata, toy, tm
 
 @pytest.mark.parametrize("options", [{"agg": "median"}, {"per_cell": True, "genes": ["G1"]}])
 def test_sums_only_are_kept(unchanged, toy, tmp_path, options):
-    with pytest.raises(gf.DataError, match=r"keeps sums over cells, and .* needs every cell. Leave out= away"):
+    with pytest.raises(gf.DataError, match=r"keeps sums over cells, and .* needs every cell. Call without out="):
         gf.tl.embed_genes(unchanged, toy, out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 

@@ -183,7 +183,7 @@ def test_what_needs_counts_says_so(read, model):
         gf.tl.perturb(read, model=model, genes=["ENSG00000000005"], refill=True)
     with pytest.raises(MissingKeyError, match=r"adata.X is None \(its tokens came from a file, without counts\)"):
         gf.tl.tokenize(read, model)
-    assert "its tokens came from a file, without counts" in str(gf.pp.check(read, model))
+    assert "tokens that were read from a file stand in for the counts" in str(gf.pp.check(read, model))
 
 
 def test_another_model_is_refused(adata, toy, path):
