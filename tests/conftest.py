@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(gf.__file__).parents[1])}
 # Threads that wait sleep: where processes share processors, those that spin keep the others from working.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A script that starts the tests in the background has them ignore Ctrl-C, and all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
