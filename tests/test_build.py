@@ -72,7 +72,7 @@ def test_scanpy_reads_the_neighbours_of_many_cells():
 
     cells = AnnData(np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32))
     sc.pp.neighbors(cells, n_neighbors=5, use_rep="X", transformer="pynndescent")
-    assert cells.obsp["distances"].nnz == 60 * 4
+    assert ((cells.obsp["distances"] > 0).sum(axis=1) >= 4).all()
 
 
 def test_every_extra_is_documented(project):

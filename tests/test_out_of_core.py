@@ -172,7 +172,7 @@ def test_killed_twice_and_resumed_it_gives_the_same_bits(shell, cells, command, 
 def test_killed_ten_times_and_resumed_it_gives_the_same_bits(shell, cells, command, suffix, tmp_path):
     source = store(cells, tmp_path / "cells.h5ad")
     finished = killed_and_resumed(shell, command, source, suffix, 10, sum(map(ord, command + suffix)), tmp_path)
-    assert max(finished) > 0
+    assert max(finished) > 0 or command == "tokenize"  # whose parts take milliseconds: a kill may miss them all
 
 
 @pytest.mark.parametrize(
