@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scgeneformer._errors import DataError
+
 if TYPE_CHECKING:
     from scgeneformer._adata.counts import Counts
 
@@ -33,10 +35,20 @@ def expression_pca(counts: Counts, train: np.ndarray, n_pcs: int) -> np.ndarray:
     Returns
     -------
     (n_obs, n_pcs) float32.
+
+    Raises
+    ------
+    DataError
+        If no gene varies between the training cells.
     """
     from scipy.linalg import eigh
 
     genes = _variable_genes(counts, train)
+    if not len(genes):
+        raise DataError(
+            f"No gene of {counts.name} varies between the training cells, so that there are no principal components to "
+            "compare with. Look at the counts: gf.pp.check(adata)."
+        )
     blocks = [_scaled(block)[:, genes].log1p() for _, block in counts.blocks()]
     values = sp.vstack(blocks, format="csr")
     fitted = values[train].astype(np.float64)

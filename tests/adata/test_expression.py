@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 
 from scgeneformer._adata import expression
 from scgeneformer._adata.counts import open_counts
+from scgeneformer._errors import DataError
 
 
 @pytest.fixture
@@ -51,3 +52,9 @@ def test_other_cells_do_not_matter_and_neither_do_blocks(counted, monkeypatch):
 
 def test_few_cells_give_few_components(counted):
     assert expression.expression_pca(open_counts(counted), np.arange(90) < 4, 50).shape == (90, 3)
+
+
+def test_counts_that_do_not_vary_have_no_components():
+    adata = ad.AnnData(sp.csr_matrix(np.ones((6, 3), np.float32)))
+    with pytest.raises(DataError, match=r"No gene of adata.X varies between the training cells.*gf\.pp\.check"):
+        expression.expression_pca(open_counts(adata), np.ones(6, dtype=bool), 2)
