@@ -232,9 +232,12 @@ def _zeros(n_rows: int, width: int, device: torch.device) -> torch.Tensor:
 
 
 def _to_host(sums: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-    """Sums on the host, (n_rows, d). Only `rows` are copied; the others are zeros, whose memory nobody touches."""
-    if sums.device.type == "cpu":
-        return sums.numpy()
+    """Sums on the host, (n_rows, d), of which all but `rows` are zero."""
+    return sums.numpy() if sums.device.type == "cpu" else _copy_rows(sums, rows)
+
+
+def _copy_rows(sums: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    """A copy of `rows` in their places, a few at a time; the others are zeros, whose memory nobody touches."""
     host = np.zeros(sums.shape)
     for some in np.array_split(rows, len(rows) // ROWS_AT_ONCE + 1):
         host[some] = sums[to_device(some, sums.device)].cpu().numpy()

@@ -3,6 +3,7 @@ import pytest
 import torch
 from toys import make_bert
 
+from scgeneformer._engine import gene_sums as module
 from scgeneformer._engine.encoder import use_packed_attention
 from scgeneformer._engine.gene_sums import GeneSums, gene_sums
 from scgeneformer._engine.tokens import Tokens
@@ -72,3 +73,12 @@ def test_means_and_variances_by_hand_survive_being_stored():
         found = GeneSums.from_arrays(GeneSums({7: sums}, squared, n_cells).to_arrays())
         for group, expected in ((None, every), (0, first), (1, second)):
             np.testing.assert_array_equal(found.of(7, group), np.array(expected, dtype=np.float32))
+
+
+def test_rows_that_hold_sums_are_copied_and_the_others_are_zero(monkeypatch):
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    sums, rows = torch.arange(40, dtype=torch.float64).reshape(20, 2), np.array([0, 3, 4, 9, 12, 13, 19])
+    expected = np.zeros((20, 2))
+    expected[rows] = sums.numpy()[rows]
+    np.testing.assert_array_equal(module._copy_rows(sums, rows), expected)
+    np.testing.assert_array_equal(module._copy_rows(sums, rows[:0]), np.zeros((20, 2)))
