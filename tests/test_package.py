@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -67,13 +68,14 @@ def offending(names: set[str], *banned: str, allowed: tuple[str, ...] = ()) -> l
     return sorted(n for n in names if n not in allowed and any(f"{n}.".startswith(f"{b}.") for b in banned))
 
 
-def public(*packages: str) -> dict[str, object]:
-    """Public functions of subpackages, by the name a user writes."""
+def public(*packages: str, classes: bool = False) -> dict[str, object]:
+    """Public functions of subpackages, by the name a user writes, and classes if asked for."""
     found = {}
     for package in packages:
         module = getattr(gf, package)
         found |= {f"gf.{package}.{name}": getattr(module, name) for name in module.__all__}
-    return {name: item for name, item in found.items() if inspect.isfunction(item)}
+    kinds = (FunctionType, type) if classes else FunctionType
+    return {name: item for name, item in found.items() if isinstance(item, kinds)}
 
 
 def section(function: object, title: str) -> list[str] | None:
@@ -226,17 +228,32 @@ def test_docstrings_describe_every_parameter(function):
         assert section(function, "Returns")
 
 
-WITH_EXAMPLES = {name: f for name, f in public(*FACE, "models", "datasets").items() if ">>>" in (f.__doc__ or "")}
+WITH_EXAMPLES = public(*FACE, "models", "datasets", classes=True)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Function that gives the numbers of the figures drawn so far; none is shown, and all are closed at the end."""
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    monkeypatch.setattr(plt, "show", lambda *_, **__: None)
+    yield plt.get_fignums
+    plt.close("all")
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_doctests_of_public_functions_run(name, tmp_path, monkeypatch):
+def test_doctests_of_public_functions_and_classes_run(name, tmp_path, monkeypatch, figures):
+    """All have examples, and those of plots draw one figure."""
     monkeypatch.chdir(tmp_path)
+    assert section(WITH_EXAMPLES[name], "Examples"), "the docstring has no Examples"
     example = doctest.DocTestParser().get_doctest(inspect.getdoc(WITH_EXAMPLES[name]), {}, name, None, 0)
     said: list[str] = []
     with gf.settings.override(model="mini", progress=False):
         result = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
     assert result.failed == 0, "".join(said)
+    assert result.attempted > 0, "no line of the Examples starts with >>>"
+    assert len(figures()) == name.startswith("gf.pl.")
 
 
 # --- README and docs ------------------------------------------------------------------------------------------------
@@ -298,17 +315,14 @@ def test_links_lead_somewhere(path):
     "path", [p for p in DOCS if "```python" in p.read_text(encoding="utf-8")], ids=lambda p: p.name
 )
 @pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # scanpy's use of matplotlib
+@pytest.mark.usefixtures("figures")
 def test_examples_on_pages_run(path, tmp_path, monkeypatch):
     """The python blocks of a page run one after the other, on the demonstration model and 12 cells of each type."""
-    import matplotlib.pyplot as plt
-
     cells = gf.datasets.pbmc68k()
     few = cells[cells.obs.groupby("cell_type", observed=True).cumcount() < 12]  # all those of rare types
     monkeypatch.setattr(gf.datasets, "pbmc68k", few.copy)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", lambda *_, **__: None)
     space: dict[str, object] = {}
     with gf.settings.override():
         for block in code_blocks(path.read_text(encoding="utf-8"), "python"):
             exec(compile(block, path.name, "exec"), space)
-    plt.close("all")

@@ -60,6 +60,14 @@ class ValueBinned:
     ------
     ModelError
         If there are less than three bins or more than 65,534, or a column of the context has no values, or one twice.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> statistics = gf.models.gene_statistics(gf.datasets.pbmc68k())
+    >>> vocabulary = gf.models.build_vocabulary(statistics, encoding=gf.models.ValueBinned(n_bins=11))
+    >>> vocabulary.encoding
+    ValueBinned(n_bins=11, zeros=False, context={})
     """
 
     name: ClassVar[str] = "value-binned"

@@ -91,6 +91,15 @@ class Recipe:
     ------
     DataError
         If a setting makes no sense.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[::3].copy()
+    >>> recipe = gf.models.Recipe(learning_rate=1e-3, frozen_layers=4, max_tokens=32)
+    >>> trained = gf.tl.train_classifier(adata, "cell_type", model="mini", recipe=recipe)
+    >>> gf.get.classification_df(adata, "cell_type").index.tolist()
+    ['fine-tuned']
     """
 
     pooling: str = "mean"

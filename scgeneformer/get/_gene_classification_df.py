@@ -53,6 +53,17 @@ def gene_classification_df(
     See Also
     --------
     scgeneformer.tl.classify_genes, scgeneformer.tl.train_gene_classifier
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:30].copy()
+    >>> names = adata.var_names.astype(str)
+    >>> classes = {"respiration": names[names.str.match("NDUF|COX")], "MHC": names[names.str.match("HLA-")]}
+    >>> trained = gf.tl.train_gene_classifier(adata, classes, model="mini", n_folds=None, max_tokens=64)
+    >>> gf.tl.classify_genes(adata, trained)
+    >>> gf.get.gene_classification_df(adata).columns.tolist()
+    ['gene', 'predicted', 'confidence', 'n_cells', 'probability_respiration', 'probability_MHC']
     """
     frame, probability, classes = _held_out(adata, label) if held_out else _all(adata, label)
     if sort_by is not None and sort_by not in classes:

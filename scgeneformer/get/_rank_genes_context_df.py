@@ -47,5 +47,14 @@ def rank_genes_context_df(
     ------
     DataError
         If there is no such result or group.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = adata[adata.obs["cell_type"].isin(["CD19+ B", "CD56+ NK"])].copy()
+    >>> gf.tl.rank_genes_context(adata, "cell_type", model="mini", reference="CD56+ NK")
+    >>> gf.get.rank_genes_context_df(adata, "CD19+ B").columns.tolist()
+    ['group', 'names', 'effect', 'scores', 'pvals', 'pvals_adj', 'n_cells', 'n_cells_reference', 'n_replicates']
     """
     return context_frame(adata, group, key)

@@ -60,5 +60,14 @@ def rank_perturbations_df(
         If there is no such result.
     DataError
         If there is no such group.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:12].copy()
+    >>> gf.tl.perturb(adata, ["CD74", "FTL"], model="mini", positions="hold", n_matched=4)
+    >>> gf.tl.rank_perturbations(adata, "geneformer_delete_hold", n_null=4)
+    >>> gf.get.rank_perturbations_df(adata).columns.tolist()[:6]
+    ['group', 'names', 'effect', 'scores', 'pvals', 'pvals_adj']
     """
     return ranking_frame(adata, group, key)

@@ -81,6 +81,14 @@ def clear_cache() -> None:
     See Also
     --------
     cache_info : which models are in memory.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> model = gf.models.load("mini")
+    >>> gf.models.clear_cache()
+    >>> len(gf.models.cache_info())
+    0
     """
     with _lock:
         on_cuda = any(key.device.startswith("cuda") for key in _entries)

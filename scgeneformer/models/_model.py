@@ -40,6 +40,12 @@ class Model:
         Directory of its config and weights, from which a head can be loaded.
     files
         The files it was read from; None for a model built by hand.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> gf.models.load("mini", device="cpu")
+    Model mini: 6 blocks, width 128, 3,366,016 parameters, 18,033 genes, float32 on cpu
     """
 
     name: str

@@ -56,6 +56,14 @@ def class_scores(
         If no comparison is stored.
     DataError
         If there is no such metric or method, or no class has the metric.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[::4].copy()
+    >>> gf.tl.embed_cells(adata, model="mini")
+    >>> gf.tl.probe(adata, "cell_type", methods="knn", n_folds=5)
+    >>> gf.pl.class_scores(adata, "cell_type")
     """
     check_choice(METRICS, metric=metric)
     look, found = looks(read_comparison(adata, label).methods), read_comparison(adata, label, methods)

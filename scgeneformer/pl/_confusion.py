@@ -55,6 +55,14 @@ def confusion(
         If no comparison is stored.
     DataError
         If there is no such method.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[::4].copy()
+    >>> gf.tl.embed_cells(adata, model="mini")
+    >>> gf.tl.probe(adata, "cell_type", methods="knn", n_folds=5)
+    >>> gf.pl.confusion(adata, "cell_type")
     """
     found = read_comparison(adata, label, method)
     chosen = int(np.nan_to_num(found.table["macro_f1"].to_numpy(dtype=np.float64), nan=-1).argmax())

@@ -32,6 +32,14 @@ def embedding(adata: AnnData, basis: str = keys.EMBEDDING, **kwargs: Any) -> Any
         If there is no such embedding.
     DataError
         If there are no cells.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[::4].copy()
+    >>> gf.tl.embed_cells(adata, model="mini")
+    >>> gf.tl.pca(adata, n_comps=10)
+    >>> gf.pl.embedding(adata, "X_geneformer_pca", color="cell_type")
     """
     import scanpy as sc
 

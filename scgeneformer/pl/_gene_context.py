@@ -63,6 +63,14 @@ def gene_context(
     ------
     DataError
         If there is no such result or group, no gene was tested, or `fdr` is no number up to 1.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = adata[adata.obs["cell_type"].isin(["CD14+ Monocyte", "CD19+ B", "CD56+ NK"])][::2].copy()
+    >>> gf.tl.rank_genes_context(adata, "cell_type", model="mini")
+    >>> gf.pl.gene_context(adata, n_genes=12)
     """
     check_whole(n_genes=n_genes)
     check_positive(1, fdr=fdr)

@@ -70,6 +70,13 @@ def gene_embedding(
     DataError
         If there are no gene embeddings under `key`, fewer than four genes have one, or `group`, `color` or all of
         `genes` do not exist.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[::7].copy()
+    >>> gf.tl.embed_genes(adata, model="mini")
+    >>> gf.pl.gene_embedding(adata, genes=["CD3D", "CD79A", "LYZ"])
     """
     import matplotlib.pyplot as plt
     import scanpy as sc

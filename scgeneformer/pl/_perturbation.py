@@ -70,6 +70,16 @@ def perturbation(
     DataError
         If the kind, a group or a gene does not exist, one group must be named, or the test has no p-values, which a
         volcano needs, or `fdr` is no number up to 1.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = adata[adata.obs["cell_type"] == "CD19+ B"][:12].copy()
+    >>> genes = ["CD74", "CD79A", "HLA-DRA", "LTB"]
+    >>> gf.tl.perturb(adata, genes, model="mini", positions="hold", n_matched=4)
+    >>> gf.tl.rank_perturbations(adata, "geneformer_delete_hold", n_null=4)
+    >>> gf.pl.perturbation(adata)
     """
     check_choice(KINDS, kind=kind)
     check_whole(n_genes=n_genes)

@@ -76,6 +76,15 @@ def perturbation_arrows(
         If there are no vectors, no such map or embedding.
     DataError
         If there is no such perturbation, it applies to fewer than ten cells, or the embedding is of another model.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()
+    >>> adata = adata[adata.obs["cell_type"].isin(["CD14+ Monocyte", "Dendritic"])][::4].copy()
+    >>> gf.tl.embed_cells(adata, model="mini")
+    >>> gf.tl.perturb(adata, ["LYZ"], model="mini", vectors=True)
+    >>> gf.pl.perturbation_arrows(adata, color="cell_type", n_grid=14)
     """
     import scanpy as sc
 

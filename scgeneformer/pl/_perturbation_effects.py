@@ -59,6 +59,13 @@ def perturbation_effects(
         If no such effects are stored.
     DataError
         If there is no such perturbation, or no gene is with it in `min_cells` cells.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[::9].copy()
+    >>> gf.tl.perturb(adata, ["CD74"], model="mini", effects=True)
+    >>> gf.pl.perturbation_effects(adata, n_genes=12)
     """
     check_whole(n_genes=n_genes)
     frame = effects_frame(adata, perturbation, key, min_cells)

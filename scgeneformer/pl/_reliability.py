@@ -53,6 +53,14 @@ def reliability(
         If no comparison is stored.
     DataError
         If there is no such method.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[::4].copy()
+    >>> gf.tl.embed_cells(adata, model="mini")
+    >>> gf.tl.probe(adata, "cell_type", methods="knn", n_folds=5)
+    >>> gf.pl.reliability(adata, "cell_type")
     """
     look, found = looks(read_comparison(adata, label).methods), read_comparison(adata, label, methods)
     drawn = axes_of(ax, (5.0 + 0.075 * max(map(len, found.methods)), 4.2))

@@ -47,6 +47,15 @@ def roc(
     ------
     MissingKeyError
         If no curves are stored.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[:30].copy()
+    >>> names = adata.var_names.astype(str)
+    >>> classes = {"respiration": names[names.str.match("NDUF|COX")], "MHC": names[names.str.match("HLA-")]}
+    >>> trained = gf.tl.train_gene_classifier(adata, classes, model="mini", n_folds=2, max_tokens=32)
+    >>> gf.pl.roc(adata)
     """
     key = keys.evaluation_key(label)
     if (found := adata.uns.get(key, {}).get("roc")) is None:

@@ -44,6 +44,13 @@ def tokens(
     ------
     MissingKeyError
         If the cells have not been tokenized.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()
+    >>> gf.tl.tokenize(adata, model="mini")
+    >>> gf.pl.tokens(adata, groupby="cell_type")
     """
     import matplotlib.pyplot as plt
     import scanpy as sc

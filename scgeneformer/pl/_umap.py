@@ -29,6 +29,16 @@ def umap(adata: AnnData, **kwargs: Any) -> Any:
         If there is no UMAP.
     DataError
         If there are no cells.
+
+    Examples
+    --------
+    >>> import scanpy as sc
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()[::4].copy()
+    >>> gf.tl.embed_cells(adata, model="mini")
+    >>> sc.pp.neighbors(adata, use_rep="X_geneformer")
+    >>> sc.tl.umap(adata)
+    >>> gf.pl.umap(adata, color="cell_type")
     """
     import scanpy as sc
 

@@ -60,6 +60,14 @@ class GeneStatistics:
         All values above zero.
     target_sum
         Counts per cell after normalisation; None if the counts were left as they were.
+
+    Examples
+    --------
+    >>> import scgeneformer as gf
+    >>> adata = gf.datasets.pbmc68k()
+    >>> one, other = (gf.models.gene_statistics(part) for part in (adata[:300], adata[300:]))
+    >>> one.merge(other)
+    GeneStatistics: 765 genes in 700 cells, 10,000 counts per cell, exact medians
     """
 
     gene_ids: np.ndarray
