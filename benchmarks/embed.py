@@ -33,7 +33,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from scgeneformer._engine.cost import choose_tokens_per_batch, flops_per_cell
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.pooling import pool_mean
 from scgeneformer._engine.tokens import Tokens
 from scgeneformer._engine.vocabulary import Vocabulary
@@ -184,7 +184,7 @@ def contenders(
         for encoder in encoders:
             encoder.load_state_dict(full.bert.state_dict())
             encoder.to(device, dtype)
-        ways[f"{name} ours"] = partial(packed_way, use_packed_attention(encoders[0]), genes)
+        ways[f"{name} ours"] = partial(packed_way, use_own_kernels(encoders[0]), genes)
         ways |= {f"{name} padded {b}": partial(padded_way, encoders[1], b) for b in batches}
         ways[f"{name} matmul"] = partial(matmul_way, products(shape, dtype, device))
     return ways

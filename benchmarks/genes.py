@@ -28,7 +28,7 @@ from transformers import BertModel
 
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.forward import Batch
 from scgeneformer._engine.gene_sums import GeneSummer, gene_sums
 from scgeneformer._engine.packing import pack
@@ -41,7 +41,7 @@ SHAPES["mini"] = (6, 128, 4, 256, 18_035, 2048)
 def seconds_of_rounds(shape: str, n_cells: int, n_groups: int, rounds: int, device: str, dtype: str) -> np.ndarray:
     """Seconds of cells and of genes in each round, (rounds, 2)."""
     torch.manual_seed(0)
-    bert = use_packed_attention(BertModel(config(shape), add_pooling_layer=False).eval())
+    bert = use_own_kernels(BertModel(config(shape), add_pooling_layer=False).eval())
     bert = bert.to(device, getattr(torch, dtype))
     n_tokens, input_size = bert.config.vocab_size, bert.config.max_position_embeddings
     rng = np.random.default_rng(1)

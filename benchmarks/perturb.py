@@ -24,7 +24,7 @@ from transformers import BertForMaskedLM, BertModel
 
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.perturbation.perturbed_cells import Plan, cut_blocks
 from scgeneformer._engine.perturbation.scan import scan
 from scgeneformer._engine.perturbation.shifts import Asked
@@ -108,7 +108,7 @@ def main() -> None:
     torch.manual_seed(0)
     settings = config(args.shape)
     full = BertForMaskedLM(settings).eval().to(args.device)
-    bert = use_packed_attention(BertModel(config(args.shape), add_pooling_layer=False).eval())
+    bert = use_own_kernels(BertModel(config(args.shape), add_pooling_layer=False).eval())
     bert.load_state_dict(full.bert.state_dict())
     bert.to(args.device, getattr(torch, args.dtype))
     genes, layer = vocabulary(settings.vocab_size, settings.max_position_embeddings), settings.num_hidden_layers - 1

@@ -21,7 +21,7 @@ from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.device import matmul_precision
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.pooling import pool_mean
 from scgeneformer._engine.tokens import Tokens, concatenate
 
@@ -33,7 +33,7 @@ def random_model(shape: str, n_cells: int):
     rng = np.random.default_rng(0)
     lengths = cell_lengths("uniform", n_cells, genes.input_size)
     cells = Tokens.from_lists([rng.choice(genes.tokens, n, replace=False) for n in lengths])
-    return use_packed_attention(BertModel(settings, add_pooling_layer=False).eval()), genes, cells
+    return use_own_kernels(BertModel(settings, add_pooling_layer=False).eval()), genes, cells
 
 
 def mini(n_cells: int):

@@ -26,7 +26,7 @@ from embed import SHAPES, cell_lengths, config, padded, vocabulary, wait_for
 from transformers import BertForSequenceClassification, BertModel
 
 from scgeneformer._engine.class_head import ClassHead
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.tokens import offsets_of
 from scgeneformer._training.dataset import TokenDataset, collate
 from scgeneformer._training.network import Network
@@ -93,7 +93,7 @@ def main() -> None:
 
     task = CellTask(vocabulary(shape.vocab_size, shape.max_position_embeddings), "first", [CLASSES])
     head = ClassHead(shape.hidden_size, CLASSES, "mlp", options.dropout)
-    packed_bert = use_packed_attention(BertModel(shape, add_pooling_layer=False))
+    packed_bert = use_own_kernels(BertModel(shape, add_pooling_layer=False))
     network = Network(packed_bert, head, task.read, task.sizes).to(device).train()
     shape = type(shape).from_dict(shape.to_dict())
     shape._attn_implementation = "sdpa"

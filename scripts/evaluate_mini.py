@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import BertForMaskedLM
 
-from scgeneformer._engine.encoder import hidden_states, use_packed_attention
+from scgeneformer._engine.encoder import hidden_states, use_own_kernels
 from scgeneformer._engine.packing import batches, pack
 from scgeneformer._engine.ranking import rank_value_encode
 from scgeneformer._engine.vocabulary import META_FILE, Vocabulary, read_vocabulary, write_vocabulary
@@ -195,7 +195,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     vocabulary = read_vocabulary(options.model)
     model = BertForMaskedLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    use_packed_attention(model.bert)
+    use_own_kernels(model.bert)
     tasks = [task for task in TASKS if not options.only or task[0] in options.only]
     models = {"mini": (model, [-2, -1, 3])}
     seed = json.loads((options.model / META_FILE).read_text(encoding="utf-8"))["record"]["settings"]["seed"]

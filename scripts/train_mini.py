@@ -37,7 +37,7 @@ from sklearn.utils.extmath import randomized_svd
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.packing import Packed, pack
 from scgeneformer._engine.ranking import rank_value_encode
 from scgeneformer._engine.tokens import Tokens, concatenate
@@ -286,7 +286,7 @@ def initial_model(
     model = BertForMaskedLM(config)
     if corpus is not None:
         start_from_data(model, corpus, seed)
-    use_packed_attention(model.bert)
+    use_own_kernels(model.bert)
     return model
 
 

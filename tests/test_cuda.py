@@ -9,7 +9,7 @@ import scgeneformer as gf
 from scgeneformer._engine import attention
 from scgeneformer._engine.cost import choose_tokens_per_batch
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.encoder import hidden_states, use_packed_attention
+from scgeneformer._engine.encoder import hidden_states, use_own_kernels
 from scgeneformer._engine.packing import pack
 from scgeneformer._engine.pooling import pool_mean
 from scgeneformer._engine.tokens import Tokens
@@ -49,7 +49,7 @@ def test_every_layer_of_packed_cells_is_that_of_the_stock_model_cell_by_cell(dty
     stock, twin = (make_bert(vocabulary, width=width) for _ in range(2))
     for parameter in (*stock.parameters(), *twin.parameters()):
         parameter.data *= (16 / width) ** 0.5 if parameter.ndim == 2 else 1  # states of the same size at every width
-    stock, twin = stock.cuda(), use_packed_attention(twin).to("cuda", getattr(torch, dtype))
+    stock, twin = stock.cuda(), use_own_kernels(twin).to("cuda", getattr(torch, dtype))
     with torch.inference_mode():
         found = hidden_states(twin, pack(tokens, "cuda"), range(4))
         for i in range(len(tokens)):
@@ -73,7 +73,7 @@ def test_dropout_over_padded_cells_drops_the_share_that_was_asked_for(dtype):
 
 def test_nothing_waits_for_the_device_while_batches_are_queued():
     vocabulary = make_vocabulary(600, input_size=512)
-    bert = use_packed_attention(make_bert(vocabulary, width=64)).to("cuda", torch.bfloat16)
+    bert = use_own_kernels(make_bert(vocabulary, width=64)).to("cuda", torch.bfloat16)
     rng = np.random.default_rng(0)
     tokens = Tokens.from_lists([rng.permutation(vocabulary.tokens)[:n] for n in rng.integers(1, 512, 64)])
     embed = [(0, tokens)], 64, [bert], vocabulary, [2], pool_mean, 4096

@@ -117,10 +117,10 @@ def test_rows_that_are_selected_afterwards_are_all_that_is_run(adata, toy, opene
 @pytest.mark.parametrize("bins", [False, True])
 def test_tokens_are_lazy_and_used(adata, toy, bins, log, opened):
     if bins:
-        from scgeneformer._engine.encoder import use_packed_attention
+        from scgeneformer._engine.encoder import use_own_kernels
 
         vocabulary = replace(make_vocabulary(), encoding=gf.models.ValueBinned(n_bins=9))
-        toy = replace(toy, vocabulary=vocabulary, bert=use_packed_attention(make_bert(vocabulary)))
+        toy = replace(toy, vocabulary=vocabulary, bert=use_own_kernels(make_bert(vocabulary)))
     expected = gf.tl.tokenize(adata, toy, copy=True)
     told = []
     cells = lazy(adata, told=told)

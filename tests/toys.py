@@ -81,13 +81,13 @@ def make_model(
 
     import torch
 
-    from scgeneformer._engine.encoder import use_packed_attention
+    from scgeneformer._engine.encoder import use_own_kernels
     from scgeneformer._engine.two_time_points import reads_two_times
     from scgeneformer.models import Model
 
     vocabulary = make_vocabulary(n_genes, special=special, input_size=input_size)
     vocabulary = reads_two_times(vocabulary) if two_times else vocabulary
-    bert = use_packed_attention(make_bert(vocabulary, n_blocks)).requires_grad_(False)
+    bert = use_own_kernels(make_bert(vocabulary, n_blocks)).requires_grad_(False)
     return Model("toy", "tests", "", "0" * 64, vocabulary, bert, torch.device("cpu"), torch.float32, Path())
 
 

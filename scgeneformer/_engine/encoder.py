@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scgeneformer._engine import attention
+from scgeneformer._engine.linear import use_own_products
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def hidden_states(bert: BertModel, packed: Packed, layers: Iterable[int]) -> dic
     Parameters
     ----------
     bert
-        The encoder; its attention must be `attention.NAME` (see :func:`use_packed_attention`).
+        The encoder; its attention must be `attention.NAME` (see :func:`use_own_kernels`).
     packed
         The batch.
     layers
@@ -48,7 +49,7 @@ def hidden_states(bert: BertModel, packed: Packed, layers: Iterable[int]) -> dic
 
 
 def new_bert(config: BertConfig) -> BertModel:
-    """Stock encoder of random weights with packed attention.
+    """Stock encoder of random weights with the kernels of this package.
 
     Where the config says ``embedding_norm=False``, which transformers does not know, the sum of the embeddings has no
     layer norm, as in scGPT.
@@ -58,12 +59,13 @@ def new_bert(config: BertConfig) -> BertModel:
     bert = BertModel(config, add_pooling_layer=False)
     if not getattr(config, "embedding_norm", True):
         bert.embeddings.LayerNorm = torch.nn.Identity()  # type: ignore[assignment]
-    return use_packed_attention(bert)
+    return use_own_kernels(bert)
 
 
-def use_packed_attention(bert: BertModel) -> BertModel:
-    """Let `bert` attend within the cells of packed batches; returns it."""
+def use_own_kernels(bert: BertModel) -> BertModel:
+    """Let `bert` attend within the cells of packed batches, and multiply as :mod:`linear` does; returns it."""
     bert.config._attn_implementation = attention.NAME
+    use_own_products(bert)
     return bert
 
 

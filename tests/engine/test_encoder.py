@@ -5,7 +5,7 @@ from toys import make_bert, make_vocabulary
 
 from scgeneformer._engine import attention
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.encoder import hidden_states, resolve_layer, use_packed_attention
+from scgeneformer._engine.encoder import hidden_states, resolve_layer, use_own_kernels
 from scgeneformer._engine.forward import forward
 from scgeneformer._engine.packing import pack
 from scgeneformer._engine.pooling import POOLINGS, get_pooling
@@ -37,7 +37,7 @@ def oracle(vocabulary, cells):
 
 @pytest.fixture
 def bert(vocabulary):
-    return use_packed_attention(make_bert(vocabulary))
+    return use_own_kernels(make_bert(vocabulary))
 
 
 def test_every_hidden_layer_equals_the_stock_model_cell_by_cell(bert, cells, oracle):
@@ -69,7 +69,7 @@ def test_blocks_behind_the_last_layer_are_not_run(bert, cells):
 
 
 def test_training_gradients_equal_those_of_the_stock_model(vocabulary, cells):
-    packed, stock = use_packed_attention(make_bert(vocabulary)), make_bert(vocabulary)
+    packed, stock = use_own_kernels(make_bert(vocabulary)), make_bert(vocabulary)
     hidden_states(packed, pack(cells), [N_BLOCKS])[N_BLOCKS].pow(2).sum().backward()
     for i in range(len(cells)):
         stock(torch.tensor(cells[i][None].astype(np.int64))).last_hidden_state.pow(2).sum().backward()
@@ -92,7 +92,7 @@ def test_cell_embeddings_equal_pooling_by_hand_whatever_the_batches(bert, vocabu
 
 def test_cls_is_the_first_token_of_a_model_that_has_one(cells):
     vocabulary = make_vocabulary(special=True)
-    bert = use_packed_attention(make_bert(vocabulary))
+    bert = use_own_kernels(make_bert(vocabulary))
     tokens = Tokens.from_lists([[2, 7, 8, 3], [2, 9, 3]])
     found = embed_cells([(0, tokens)], 2, [bert], vocabulary, [1], get_pooling("cls", vocabulary), 100)[1]
     states = hidden_states(bert, pack(tokens), [1])[1].detach().numpy()

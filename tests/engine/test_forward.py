@@ -7,7 +7,7 @@ from toys import make_bert, make_vocabulary
 
 from scgeneformer._engine import forward as module
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.forward import forward
 from scgeneformer._engine.pooling import pool_mean
 from scgeneformer._engine.tokens import Tokens
@@ -18,7 +18,7 @@ VOCABULARY = make_vocabulary()
 
 @pytest.fixture
 def bert():
-    return use_packed_attention(make_bert(VOCABULARY))
+    return use_own_kernels(make_bert(VOCABULARY))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def blocks_of(cells, size=7):
 def test_two_devices_give_the_numbers_of_one_and_count_every_cell(bert, cells):
     counted = []
     one = embed(blocks_of(cells), [bert])
-    two = embed(iter(blocks_of(cells)), [bert, use_packed_attention(make_bert(VOCABULARY))], advance=counted.append)
+    two = embed(iter(blocks_of(cells)), [bert, use_own_kernels(make_bert(VOCABULARY))], advance=counted.append)
     np.testing.assert_allclose(two, one, atol=2e-6)
     assert sum(counted) == len(cells)
 

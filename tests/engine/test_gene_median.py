@@ -7,7 +7,7 @@ from toys import make_bert
 
 from scgeneformer import DataError
 from scgeneformer._engine import gene_median
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.gene_median import count_tokens, gene_medians
 from scgeneformer._engine.tokens import Tokens
 
@@ -51,7 +51,7 @@ def by_hand(vocabulary, cells, slots):
 
 
 def run(vocabulary, cells, slots, budget=10_000, n_devices=1, max_bytes=1e9):
-    berts = [use_packed_attention(make_bert(vocabulary)) for _ in range(n_devices)]
+    berts = [use_own_kernels(make_bert(vocabulary)) for _ in range(n_devices)]
     blocks = [(0, cells.slice(0, 11)), (11, cells.slice(11, 30))]
     counts = count_tokens(blocks, slots, N_SLOTS)
     asked = (LAYERS, budget, GROUPS, N_GROUPS, slots, N_SLOTS)

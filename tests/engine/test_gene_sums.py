@@ -4,7 +4,7 @@ import torch
 from toys import make_bert
 
 from scgeneformer._engine import gene_sums as module
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.gene_sums import GeneSums, gene_sums
 from scgeneformer._engine.tokens import Tokens
 
@@ -50,7 +50,7 @@ def by_hand(vocabulary, cells, groups, slots):
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
 def test_sums_equal_brute_force_over_the_stock_model(vocabulary, cells, slots, n_devices, budget):
     groups = np.resize([0, 2, -1, 1], len(cells))
-    berts = [use_packed_attention(make_bert(vocabulary)) for _ in range(n_devices)]
+    berts = [use_own_kernels(make_bert(vocabulary)) for _ in range(n_devices)]
     blocks = [(0, cells.slice(0, 11)), (11, cells.slice(11, 30))]
     found = gene_sums(blocks, berts, LAYERS, budget, groups, N_GROUPS, slots, 20, squares=True)
     sums, squares, n_cells = by_hand(vocabulary, cells, groups, slots)

@@ -9,7 +9,7 @@ from toys import make_bert, make_vocabulary
 
 import scgeneformer as gf
 from scgeneformer._adata.tokens import open_tokens
-from scgeneformer._engine.encoder import hidden_states, use_packed_attention
+from scgeneformer._engine.encoder import hidden_states, use_own_kernels
 from scgeneformer._engine.packing import pack
 from scgeneformer._engine.perturbation.screen import screen_cell
 from scgeneformer._engine.perturbation.screen_measures import MEASURES
@@ -71,7 +71,7 @@ def effect(bert, ids, token, goals, *, layer, mode, hold, n_lead, n_trail):
 
 @pytest.fixture
 def bert(vocabulary):
-    return use_packed_attention(make_bert(vocabulary).double()).requires_grad_(False)
+    return use_own_kernels(make_bert(vocabulary).double()).requires_grad_(False)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from toys import make_bert, make_counts, make_model, make_vocabulary
 
 from scgeneformer._engine.attention_weights import attention_sums
 from scgeneformer._engine.embedding import embed_cells
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.gene_median import count_tokens
 from scgeneformer._engine.gene_sums import gene_sums
 from scgeneformer._engine.pooling import POOLINGS
@@ -147,7 +147,7 @@ def test_slots_end_where_the_past_begins():
 @pytest.mark.parametrize("special", [False, True])
 def test_the_mean_is_that_of_the_genes_of_both_halves(special):
     vocabulary = reads_two_times(make_vocabulary(special=special))
-    bert, stock = use_packed_attention(make_bert(vocabulary)), make_bert(vocabulary)
+    bert, stock = use_own_kernels(make_bert(vocabulary)), make_bert(vocabulary)
     tokens, _ = vocabulary.encoding.encode(
         make_counts(6), vocabulary.tokens, vocabulary, make_counts(6, density=0.1, seed=1)
     )

@@ -10,7 +10,7 @@ from transformers import BertModel
 
 import scgeneformer as gf
 from scgeneformer._demo import neighbour_agreement
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 
 FOLDER = Path(gf.models.__file__).parent / "mini"
 
@@ -62,7 +62,7 @@ def test_neighbours_share_their_cell_type_more_than_in_an_untrained_model(cells,
     labels = cells.obs["cell_type"].to_numpy()
     mini = gf.models.load("mini", device="cpu", dtype="float32")
     torch.manual_seed(0)
-    untrained = use_packed_attention(BertModel(mini.bert.config, add_pooling_layer=False).eval())
+    untrained = use_own_kernels(BertModel(mini.bert.config, add_pooling_layer=False).eval())
     blank = gf.models.Model("blank", "", "", "", mini.vocabulary, untrained, mini.device, mini.dtype, mini.folder)
     other = gf.tl.embed_cells(cells, blank, copy=True)
     trained = neighbour_agreement(embedded.obsm["X_geneformer"], labels)

@@ -12,7 +12,7 @@ from anndata.tests.helpers import assert_equal
 from toys import make_adata, make_bert, make_vocabulary
 
 import scgeneformer as gf
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.value_bins import ValueBinned
 from scgeneformer.models import Model
 
@@ -25,7 +25,7 @@ def binned(request):
 
 
 def make_binned(vocabulary):
-    bert = use_packed_attention(make_bert(vocabulary)).requires_grad_(False)
+    bert = use_own_kernels(make_bert(vocabulary)).requires_grad_(False)
     return Model("binned", "tests", "", "0" * 64, vocabulary, bert, torch.device("cpu"), torch.float32, Path())
 
 

@@ -9,7 +9,7 @@ from toys import make_bert, make_vocabulary
 
 from scgeneformer._engine.class_head import ClassHead
 from scgeneformer._engine.classification import class_sums, classify_tokens
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._training.dataset import IGNORED, TokenDataset, collate
 from scgeneformer._training.held_out import cross_validate, train_once
 from scgeneformer._training.network import Network
@@ -89,7 +89,7 @@ def test_predict_equals_stock_model(kind):
     vocabulary = make_vocabulary()
     head = ClassHead(16, 3, kind).initialise(0.5, 1)
     cells = random_cells(9, table(t5=1, t7=0, t8=2, t30=1))
-    bert = use_packed_attention(make_bert(vocabulary))
+    bert = use_own_kernels(make_bert(vocabulary))
     task = GeneTask(3)
     logits, labels = task.predict(Network(bert, head, task.read, task.sizes), cells)
     assert labels.tolist() == cells.truth.tolist()
@@ -97,7 +97,7 @@ def test_predict_equals_stock_model(kind):
 
 
 def test_logits_are_in_place_whatever_the_batches_and_empty_cells():
-    bert, head = use_packed_attention(make_bert(make_vocabulary())), ClassHead(16, 2).initialise(0.5, 1)
+    bert, head = use_own_kernels(make_bert(make_vocabulary())), ClassHead(16, 2).initialise(0.5, 1)
     cells = dataset([5, 9, 7], [], [9, 10], [7, 6, 8, 5], labels=table(t5=1, t7=0, t8=1))
     wanted = cells.labels != IGNORED
     whole = classify_tokens(cells.blocks(), [bert], head, wanted, cells.label_offsets, 10_000)
@@ -110,7 +110,7 @@ def test_logits_are_in_place_whatever_the_batches_and_empty_cells():
 
 
 def test_class_sums_are_sums_of_probabilities():
-    bert, head = use_packed_attention(make_bert(make_vocabulary())), ClassHead(16, 3).initialise(0.5, 1)
+    bert, head = use_own_kernels(make_bert(make_vocabulary())), ClassHead(16, 3).initialise(0.5, 1)
     cells = random_cells(6, np.zeros(N_TOKENS, dtype=np.int64))
     group = np.array([0, 1, 1, -1, 0, 1])
     slots = np.full(N_TOKENS, -1, dtype=np.int64)
@@ -132,7 +132,7 @@ def test_class_sums_are_sums_of_probabilities():
 
 
 def make_run(**settings) -> Run:
-    bert = use_packed_attention(make_bert(make_vocabulary(), n_blocks=1))
+    bert = use_own_kernels(make_bert(make_vocabulary(), n_blocks=1))
     recipe = Recipe(learning_rate=1e-2, batch_size=4, warmup=0, **settings)
     return Run(bert, recipe, GeneTask(2), N_TOKENS, 0, torch.device("cpu"), None, {})
 

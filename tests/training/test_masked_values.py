@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from toys import make_adata, make_bert, make_vocabulary
 
 import scgeneformer as gf
-from scgeneformer._engine.encoder import use_packed_attention
+from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._errors import ModelError
 from scgeneformer._training.dataset import IGNORED, TokenDataset, collate
 from scgeneformer._training.masked_genes import MaskedDataset, unigram_loss
@@ -49,7 +49,7 @@ def test_masks_are_others_in_each_epoch_and_the_same_when_asked_again(cells):
 
 
 def test_the_loss_is_that_of_the_stock_model(cells):
-    bert = use_packed_attention(make_bert(VOCABULARY))
+    bert = use_own_kernels(make_bert(VOCABULARY))
     task = MaskedValues(VOCABULARY)
     recipe = Recipe(dropout=0.0)
     network = Run(bert, recipe, task, VOCABULARY.n_tokens, 0, torch.device("cpu"), None, {}).network().eval()
