@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer._errors import DataError
@@ -20,6 +21,7 @@ def _flag(text: str) -> bool:
 
 
 _READERS: dict[str, Callable[[str], Any]] = {"tokens_per_batch": int, "progress": _flag}
+_overrides: ContextVar[tuple[dict[str, Any], ...]] = ContextVar("overrides", default=())  # blocks this thread is in
 
 
 @dataclass
@@ -61,20 +63,21 @@ class Settings:
                     raise DataError(f"{PREFIX}{field.name.upper()}={text!r} is not a whole number.") from None
         return cls(**values)
 
+    def __getattribute__(self, name: str) -> Any:
+        override = next((values for values in reversed(_overrides.get()) if name in values), None)
+        return super().__getattribute__(name) if override is None else override[name]
+
     @contextmanager
     def override(self, **values: Any) -> Iterator[Settings]:
-        """Use other values inside a ``with`` block."""
+        """Use other values inside a ``with`` block, in this thread alone."""
         names = [field.name for field in fields(self)]
         if unknown := set(values) - set(names):
             raise DataError(f"There is no setting {sorted(unknown)[0]!r}; the settings are {', '.join(names)}.")
-        before = replace(self)
+        _overrides.set((*_overrides.get(), values))
         try:
-            for name, value in values.items():
-                setattr(self, name, value)
             yield self
         finally:
-            for name in names:
-                setattr(self, name, getattr(before, name))
+            _overrides.set(tuple(other for other in _overrides.get() if other is not values))
 
 
 settings = Settings.from_environment()

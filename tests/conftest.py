@@ -52,8 +52,10 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def _quiet():
     before = sc.settings.verbosity, sc.settings.logfile  # which commands change
-    with gf.settings.override(progress=False):
-        yield
+    ours = vars(gf.settings).copy()
+    gf.settings.progress = False
+    yield
+    vars(gf.settings).update(ours)
     sc.settings.verbosity, sc.settings.logfile = before
 
 

@@ -323,6 +323,5 @@ def test_examples_on_pages_run(path, tmp_path, monkeypatch):
     monkeypatch.setattr(gf.datasets, "pbmc68k", few.copy)
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}
-    with gf.settings.override():
-        for block in code_blocks(path.read_text(encoding="utf-8"), "python"):
-            exec(compile(block, path.name, "exec"), space)
+    for block in code_blocks(path.read_text(encoding="utf-8"), "python"):
+        exec(compile(block, path.name, "exec"), space)

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -44,3 +46,31 @@ def test_override_ends_with_its_block_even_after_an_error():
 def test_an_unknown_setting_is_refused_with_those_there_are():
     with pytest.raises(gf.DataError, match=r"'modle'; the settings are model, device"), gf.settings.override(modle=1):
         pass
+
+
+def test_blocks_may_end_in_any_order_and_leave_other_settings_alone():
+    first, second = gf.settings.override(model="a"), gf.settings.override(model="b", device="cpu")
+    before = gf.settings.model
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (gf.settings.model, gf.settings.device) == ("b", "cpu")
+    second.__exit__(None, None, None)
+    assert (gf.settings.model, gf.settings.device) == (before, "auto")
+    with gf.settings.override(device="cpu"):
+        gf.settings.dtype = "bfloat16"
+    assert (gf.settings.device, gf.settings.dtype) == ("auto", "bfloat16")
+
+
+def test_a_block_is_of_its_thread():
+    barrier = Barrier(2)
+
+    def device(name):
+        with gf.settings.override(device=name):
+            barrier.wait(60)
+            found = gf.settings.device
+            barrier.wait(60)
+        return found, gf.settings.device
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(device, ["cpu", "cuda"])) == [("cpu", "auto"), ("cuda", "auto")]
