@@ -121,10 +121,19 @@ def matmul_precision(dtype: str | torch.dtype) -> Iterator[None]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a CUDA `device`, torch's own unused blocks included; None on a CPU."""
+    """Bytes that can still be allocated on `device`, torch's own unused blocks included; None if it cannot be told."""
     import torch
 
-    if device.type != "cuda":
-        return None
+    if device.type == "cpu":
+        return _available()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def _available() -> int | None:
+    """Bytes that can be had without swapping, as Linux tells them."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None

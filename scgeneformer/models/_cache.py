@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from scgeneformer._engine.device import free_memory
+from scgeneformer._errors import ModelError
 from scgeneformer.models import _vocabulary
+from scgeneformer.models._files import Files, find_files
 
 if TYPE_CHECKING:
     import torch
 
     from scgeneformer.models._checksum import Stamp
-    from scgeneformer.models._files import Files
     from scgeneformer.models._model import Model
 
 WORKING_SPACE = 1.1  # room that loading takes, relative to the weights
@@ -110,7 +111,7 @@ def get_or_read(files: Files, device: torch.device, dtype: torch.dtype) -> Model
             entry.hits += 1
             _entries.move_to_end(key)
             return entry.model
-        _forget_former_states(key)
+        _forget_outdated()
         _make_room(files, device, dtype)
         relative = _lossless_relative(key)
         model = convert(relative, device, dtype) if relative else read_model(files, device, dtype)
@@ -118,10 +119,19 @@ def get_or_read(files: Files, device: torch.device, dtype: torch.dtype) -> Model
         return model
 
 
-def _forget_former_states(key: _Key) -> None:
-    """Drop what was read from the same files before they changed."""
-    for other in [k for k in _entries if k.files == key.files and k.state != key.state]:
-        del _entries[other]
+def _forget_outdated() -> None:
+    """Drop what would no longer be read so: its files are gone, have changed, or others are read in their place."""
+    for key in [key for key in _entries if not _is_current(key)]:
+        del _entries[key]
+
+
+def _is_current(key: _Key) -> bool:
+    files = key.files
+    try:
+        found = find_files(files.folder, files.name, files.source, files.revision, files.vocabulary)
+        return found == files and files.state() == key.state
+    except (ModelError, OSError):
+        return False
 
 
 def _lossless_relative(key: _Key) -> Model | None:

@@ -29,5 +29,5 @@ def locate_vocabulary(
 
 
 def _vocabulary(found: Download, dictionaries: str | os.PathLike[str] | None) -> Path:
-    own = None if dictionaries is None else Path(dictionaries).expanduser()
+    own = None if dictionaries is None else Path(dictionaries).expanduser().absolute()
     return find_vocabulary(found.folder, own, found.dictionaries)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
 from scgeneformer._engine.device import resolve_device, resolve_dtype
@@ -52,7 +51,7 @@ class Reference:
             If what the name leads to there is another model; and as :func:`load` does.
         """
         on = resolve_device(device)
-        model = get_or_read(_located(self.name, self.dictionaries), on, resolve_dtype(dtype, on))
+        model = get_or_read(locate(self.name, self.dictionaries), on, resolve_dtype(dtype, on))
         if model.checksum != self.checksum:
             raise ModelError(
                 f"model={self.name!r} is another one on this worker: the SHA-256 of its weights is {model.checksum}, "
@@ -98,8 +97,3 @@ def _dictionaries(name: str, vocabulary: Path) -> str | None:
     except ModelError:  # there is none beside the weights
         usual = None
     return None if vocabulary.resolve() == usual else str(vocabulary.resolve())
-
-
-@lru_cache(maxsize=8)
-def _located(name: str, dictionaries: str | None) -> Files:
-    return locate(name, dictionaries)

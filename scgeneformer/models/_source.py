@@ -61,7 +61,7 @@ def parse(model: str | os.PathLike[str]) -> _registry.Entry | Path | HubPlace:
 def _directory(text: str) -> Path | None:
     """The directory of that name, or None."""
     try:
-        folder = Path(text).expanduser()
+        folder = Path(text).expanduser().absolute()  # the working directory may change
         return folder if text and folder.is_dir() else None
     except (OSError, ValueError, RuntimeError):  # too long, or the home of a user that does not exist
         return None

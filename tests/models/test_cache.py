@@ -1,4 +1,5 @@
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -6,9 +7,11 @@ from threading import Barrier
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from scgeneformer import models
 from scgeneformer.models import _cache, _geneformer, _weights
+from scgeneformer.models._reference import refer_to
 
 from .conftest import config, write_pickles, write_weights
 
@@ -85,6 +88,51 @@ def test_files_that_change_are_read_again(checkpoint):
     time.sleep(0.01)
     os.utime(checkpoint / "config.json")
     assert models.load(checkpoint, device="cpu") is not new
+
+
+def test_models_whose_files_are_gone_are_forgotten(tmp_path):
+    folders = [write_pickles(write_weights(tmp_path / f"m{i}", seed=i)) for i in range(3)]
+    for folder in folders:
+        models.load(folder, device="cpu")
+        shutil.rmtree(folder)
+    assert models.cache_info()["model"].tolist() == ["m2"]
+
+
+def to_bin(folder):
+    """Weights as `pytorch_model.bin`; gives the other file."""
+    file = folder / "model.safetensors"
+    torch.save(load_file(file), folder / "pytorch_model.bin")
+    return file.rename(folder / "kept")
+
+
+def test_a_weight_file_of_another_name_takes_the_place_of_the_former(checkpoint):
+    kept = to_bin(checkpoint)
+    models.load(checkpoint, device="cpu")
+    kept.rename(checkpoint / "model.safetensors")
+    new = models.load(checkpoint, device="cpu")
+    assert reads() == 2
+    assert len(models.cache_info()) == 1
+    assert models.load(checkpoint, device="cpu") is new
+
+
+def test_workers_find_a_weight_file_of_another_name(checkpoint):
+    former = refer_to(models.load(checkpoint, device="cpu"))
+    former.load("cpu", "float32")
+    to_bin(checkpoint)
+    model = models.load(checkpoint, device="cpu")
+    assert refer_to(model).load("cpu", "float32") is model
+    assert model.checksum != former.checksum
+
+
+def test_a_relative_path_is_the_same_model_from_anywhere(checkpoint, tmp_path, monkeypatch):
+    dictionaries = write_pickles(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    model, other = models.load("tiny", device="cpu"), models.load("tiny", dictionaries="other", device="cpu")
+    monkeypatch.chdir(dictionaries)
+    assert models.load(checkpoint, device="cpu") is model
+    assert models.load(checkpoint, dictionaries=dictionaries, device="cpu") is other
+    assert (model.source, model.folder) == (str(checkpoint), checkpoint)
+    assert models.load(model, dtype="bfloat16").dtype == torch.bfloat16
 
 
 def test_other_dictionaries_are_another_model(tmp_path):

@@ -1,3 +1,6 @@
+import os
+import sys
+
 import pytest
 import torch
 
@@ -53,10 +56,23 @@ def test_names_of_no_device_are_refused_with_those_there_are(device, no_gpu):
 
 
 def test_free_memory_counts_what_torch_holds_in_reserve(monkeypatch):
-    assert free_memory(torch.device("cpu")) is None
     for name, value in {"memory_reserved": 50, "memory_allocated": 20, "mem_get_info": (100, 200)}.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
     assert free_memory(torch.device("cuda", 0)) == 130
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="told by Linux")
+def test_free_memory_of_a_cpu_is_what_can_be_had_without_swapping():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free_memory(torch.device("cpu")) <= total
+
+
+def test_free_memory_that_nobody_tells_is_none(monkeypatch):
+    def fails(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr("builtins.open", fails)
+    assert free_memory(torch.device("cpu")) is None
 
 
 def test_tf32_is_float32_on_cuda_and_refused_on_a_cpu():
