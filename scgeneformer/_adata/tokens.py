@@ -16,6 +16,7 @@ from scanpy import logging as logg
 from scgeneformer._adata import keys
 from scgeneformer._adata.context import find_context
 from scgeneformer._adata.counts import NO_COUNTS, ROWS_PER_BLOCK, TOKEN_FILE, Counts, is_from_file, open_counts
+from scgeneformer._adata.disk.token_files import check_readable
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import GeneMap, map_genes
 from scgeneformer._adata.previous import PREVIOUS, PreviousLayer, find_previous
@@ -255,6 +256,7 @@ def open_tokens(
 
 
 def _open_file_tokens(adata: AnnData, vocabulary: Vocabulary, gene_ids: str | None) -> FileTokens:
+    check_readable(vocabulary)
     found = adata.uns[keys.TOKENS]
     file = found.get("file", "files")
     if found["ranking"] != ranking_of(vocabulary) or found["max_genes"] < vocabulary.max_genes:

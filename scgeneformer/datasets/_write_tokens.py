@@ -8,7 +8,7 @@ from scanpy import logging as logg
 from scgeneformer import models
 from scgeneformer._adata import keys
 from scgeneformer._adata.disk.arrow_columns import to_arrow
-from scgeneformer._adata.disk.token_files import EXTRA, IDS, LENGTH, OBS_NAMES, check_one_time
+from scgeneformer._adata.disk.token_files import EXTRA, IDS, LENGTH, OBS_NAMES, check_readable
 from scgeneformer._adata.disk.token_writer import check_folder, write_folder
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.kind import check_anndata
@@ -100,7 +100,7 @@ def write_tokens(
     check_folder(target, overwrite=overwrite)
     columns = _columns(adata, obs_columns)
     vocabulary = models.load_vocabulary(model)
-    check_one_time(vocabulary)
+    check_readable(vocabulary)
     source = open_tokens(adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
     start = logg.info(f"writing tokens into {target}")
     with progress(adata.n_obs, "tokenize") as advance:

@@ -1,5 +1,7 @@
 """gf.datasets.read_tokens and write_tokens: to the reference and back, and what works on what was read."""
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -54,6 +56,20 @@ def test_embeddings_are_those_of_the_counts(adata, model, read, log):
     np.testing.assert_allclose(read.obsm["X_geneformer"], adata.obsm["X_geneformer"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(read.uns["X_geneformer_cell_type"], adata.uns["X_geneformer_cell_type"], atol=1e-6)
     assert "using the tokens that were read from" in log()
+
+
+def test_models_of_value_bins_are_refused(adata, model, read, path):
+    other = path.with_name("other.dataset")
+    binned = replace(model, vocabulary=replace(model.vocabulary, encoding=gf.models.ValueBinned(9)))
+    told = "reads bins of values, and folders of tokens hold the order of the genes alone. Give it counts, or name"
+    for function, *arguments in (
+        (gf.datasets.write_tokens, adata, other, binned),
+        (gf.datasets.read_tokens, path, binned),
+        (gf.tl.embed_cells, read, binned),
+    ):
+        with pytest.raises(DataError, match=told):
+            function(*arguments)
+    assert not other.exists()
 
 
 def test_what_runs_a_model_runs_on_tokens(adata, model, read):

@@ -66,7 +66,7 @@ class TokenFile:
         drop_duplicates: bool = False,
     ) -> None:
         self.path, self.vocabulary = Path(path).expanduser(), vocabulary
-        check_one_time(vocabulary)
+        check_readable(vocabulary)
         self.truncate, self.drop_duplicates = truncate, drop_duplicates
         self._table = _open_table(self.path)
         self._ids = _column_of_ids(self._table, self.path)
@@ -161,8 +161,13 @@ class TokenFile:
             )
 
 
-def check_one_time(vocabulary: Vocabulary) -> None:
-    """Refuse models that read cells at several time points: folders of tokens hold one."""
+def check_readable(vocabulary: Vocabulary) -> None:
+    """Refuse models that read more of a cell than folders of tokens hold: the order of its genes at one time point."""
+    if vocabulary.encoding.n_positions is not None:
+        raise DataError(
+            "The model reads bins of values, and folders of tokens hold the order of the genes alone. Give it counts, "
+            "or name a model of the rank-value encoding: model='...'."
+        )
     if vocabulary.encoding.n_times > 1:
         raise DataError(
             f"The model reads cells at {vocabulary.encoding.n_times} time points, and folders of tokens hold one. "
