@@ -1,4 +1,4 @@
-import gc
+import pickle
 import subprocess
 import sys
 
@@ -44,9 +44,9 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
 
 
 def test_damaged_and_half_written_parts_count_as_missing(tmp_path):
-    store = RunStore(tmp_path / "run", {})
-    store.save("0", "made of x", PART)
-    store.save("1", "made of y", PART)
+    with RunStore(tmp_path / "run", {}) as store:
+        store.save("0", "made of x", PART)
+        store.save("1", "made of y", PART)
     (chunk,) = [p for p in (store.parts / "0-made of x" / "y").rglob("*") if p.is_file() and p.name != "zarr.json"]
     chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
     (store.parts / "1-made of y" / "zarr.json").unlink()
@@ -67,38 +67,57 @@ def test_a_part_of_other_data_is_refused(tmp_path):
 
 
 def test_a_state_takes_the_place_of_the_one_before(tmp_path):
-    store = RunStore(tmp_path / "run", {})
-    assert store.last() is None
-    for name in ("state-1", "state-2"):
-        store.replace(name, "0123456789abcdef0123", {"n": np.array([int(name[-1])])})
-    assert list(store) == ["state-2-0123456789abcdef"]
+    with RunStore(tmp_path / "run", {}) as store:
+        assert store.last() is None
+        for name in ("state-1", "state-2"):
+            store.replace(name, "0123456789abcdef0123", {"n": np.array([int(name[-1])])})
+        assert list(store) == ["state-2-0123456789abcdef"]
     name, found = RunStore(tmp_path / "run", {}).last()
     assert (name, found["n"].tolist()) == ("state-2", [2])
 
 
 HOLD = (
-    "import fcntl, sys; fcntl.lockf(file := open(sys.argv[1], 'a'), fcntl.LOCK_EX); print('held', flush=True); input()"
+    "import fcntl, sys; fcntl.flock(file := open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB);"
+    "print('held', flush=True); input()"
 )
+with_locks = pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+REFUSED = r"Another call is working in .*run\. Wait for it, or name another folder"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+@with_locks
+def test_two_calls_of_one_process_do_not_work_in_one_store(tmp_path):
+    with RunStore(tmp_path / "run", {}) as store:
+        (store.parts / ".0").mkdir()  # half a part
+        with pytest.raises(BlockingIOError, match=REFUSED):
+            RunStore(tmp_path / "run", {})
+        assert (store.parts / ".0").is_dir()
+        store.save("0", "", PART)
+        assert pickle.loads(pickle.dumps(store)).load("0", "").keys() == PART.keys()
+        other = subprocess.run([sys.executable, "-c", HOLD, store.path / ".lock"], capture_output=True, check=False)
+        assert b"BlockingIOError" in other.stderr  # what was refused has not taken the lock away
+    assert RunStore(tmp_path / "run", {}).load("0", "") is not None  # `store` is still there, and its block has ended
+
+
+@with_locks
 def test_two_processes_do_not_work_in_one_store(tmp_path):
-    import pickle
-
-    store = RunStore(tmp_path / "run", {})
-    RunStore(tmp_path / "run", {})  # the same process may
-    store.save("0", "", PART)
-    assert pickle.loads(pickle.dumps(store)).load("0", "").keys() == PART.keys()
-    del store
-    gc.collect()
+    RunStore(tmp_path / "run", {})
     command = [sys.executable, "-c", HOLD, tmp_path / "run" / ".lock"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(
-            BlockingIOError, match=r"Another process is working in .*run\. Wait for it, or name another"
-        ):
+        with pytest.raises(BlockingIOError, match=REFUSED):
             RunStore(tmp_path / "run", {})
         other.stdin.close()
+
+
+def test_a_store_may_be_at_home_and_stays_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("~/run", "here"):
+        store = RunStore(name, {})
+        monkeypatch.chdir("/")
+        store.save("0", "", PART)
+        monkeypatch.chdir(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "run"]
 
 
 def test_a_run_that_was_killed_while_it_made_its_store_begins_anew(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def parts_of(target: Path, *, resume: bool) -> Iterator[Path]:
     resumed = parts.exists()
     try:
         yield parts
-    except BlockingIOError:  # it is another process's
+    except BlockingIOError:  # it is another call's
         raise
     except BaseException as error:
         finished = parts.is_dir() and any(parts.glob("parts/[!.]*"))

@@ -150,8 +150,8 @@ def embed_cells(
         refuse_store(out)
         cells, of_groups, n_cells, n_tokens = embed_chunks(session, pool, groups, agg, per_cell)
     else:
-        session, store = session.kept_in(out, "embed_cells", asked)
-        cells, of_groups, n_cells, n_tokens = _run(session, pool, groups, agg, per_cell, store)
+        with session.kept_in(out, "embed_cells", asked) as (session, store):
+            cells, of_groups, n_cells, n_tokens = _run(session, pool, groups, agg, per_cell, store)
 
     key, results = key_added or keys.EMBEDDING, Results()
     if n_tokens is not None:

@@ -15,6 +15,7 @@ from scgeneformer.tl._embed_genes_chunks import embed_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from scgeneformer._adata.disk.run_store import RunStore
@@ -59,12 +60,14 @@ def run(
     if agg != "median" and in_chunks(session):  # a median needs all values in one place
         refuse_store(out)
         return embed_chunks(session, codes, n_groups, slot_of_token, n_slots, agg == "var", cells, states)
-    session, store = _store(out, session, codes, slot_of_token, cells, agg)
     beside = None if states is None else [GeneStates(states, slot_of_token) for _ in session.berts]
     counts = None
     if agg == "median":
         counts = count_tokens(only_cells(session.source.counted()[1], cells), slot_of_token, n_slots)
-    with session.running("embed genes", int(cells.sum())) as (n_tokens, blocks, advance):
+    with (
+        _store(out, session, codes, slot_of_token, cells, agg) as (session, store),
+        session.running("embed genes", int(cells.sum())) as (n_tokens, blocks, advance),
+    ):
         passed = (only_cells(blocks, cells), session.berts, session.layers, session.tokens_per_batch)
         asked = (codes, n_groups, slot_of_token, n_slots)
         found: GeneSums | GeneMedians
@@ -80,7 +83,7 @@ def run(
 
 def _store(
     out: str | Path | None, session: Session, codes: np.ndarray, slot_of_token: np.ndarray, cells: np.ndarray, agg: str
-) -> tuple[Session, RunStore | None]:
+) -> AbstractContextManager[tuple[Session, RunStore | None]]:
     """The session with the batches of the run that made the store, and the store."""
     arrays = {"groups": codes, "genes asked for": slot_of_token, "cells": cells}
     asked = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}

@@ -23,6 +23,7 @@ from scgeneformer.tl._perturb_request import POSITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from scgeneformer._adata.disk.run_store import RunStore
@@ -74,14 +75,12 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
         )
     asked = _asked(session, request, choice, goal, cells)
     params = _params(session, request, goal, asked.measure)
-    session, store = _store(out, session, request, params, goal, cells)
-    gathered = {}
-    for hold in POSITIONS[request.positions]:
-        plan = _plan(request, choice, anchor, of_var, hold)
-        gathered[hold] = Gathered(
-            session.source.counts.adata.shape, vocabulary.n_tokens, len(choice.combinations), of_var
-        )
-        _scan(session, request, plan, asked, cells, store, gathered[hold])
+    gathered, shape = {}, session.source.counts.adata.shape
+    with _store(out, session, request, params, goal, cells) as (session, store):
+        for hold in POSITIONS[request.positions]:
+            plan = _plan(request, choice, anchor, of_var, hold)
+            gathered[hold] = Gathered(shape, vocabulary.n_tokens, len(choice.combinations), of_var)
+            _scan(session, request, plan, asked, cells, store, gathered[hold])
     return Found(gathered, choice, params, of_var)
 
 
@@ -180,7 +179,7 @@ def _store(
     params: dict[str, Any],
     goal: Goal | None,
     cells: np.ndarray,
-) -> tuple[Session, RunStore | None]:
+) -> AbstractContextManager[tuple[Session, RunStore | None]]:
     """The store of this run, made or found again, and the session that goes with it."""
     chosen = hashlib.sha256(cells.tobytes() + (b"" if goal is None else goal.codes.tobytes())).hexdigest()
     asked = {
@@ -205,8 +204,7 @@ def _scan(
 ) -> None:
     """Run one plan over the cells, chunk by chunk where they are read from dask arrays."""
     if in_chunks(session):
-        if store is not None:  # the workers find it, and repeat the batches
-            store.path, store.parts = store.path.absolute(), store.parts.absolute()
+        if store is not None:  # the workers repeat the batches
             session = replace(session, budget=session.tokens_per_batch)
         passed = (request, plan, asked, store)
         for found in over_chunks(session, "perturb", _results_of, *passed, rows=[cells], chosen=cells):

@@ -92,11 +92,14 @@ class Session:
         """What a result depends on, to be stored beside it."""
         return result_params(self.model, self.source, dtype=self.dtype, **more)
 
-    def kept_in(self, out: str | Path | None, call: str, params: dict[str, Any]) -> tuple[Session, RunStore | None]:
-        """The session with the batches of the run that made the store, and the store (:func:`open_store`)."""
-        store = open_store(out, call, self.source.counts.adata, params, tokens_per_batch=self.tokens_per_batch)
-        budget = self.tokens_per_batch if store is None else store.choices["tokens_per_batch"]
-        return replace(self, tokens_per_batch=budget), store
+    @contextmanager
+    def kept_in(
+        self, out: str | Path | None, call: str, params: dict[str, Any]
+    ) -> Iterator[tuple[Session, RunStore | None]]:
+        """Give the session with the batches of the run that made the store, and the store (:func:`open_store`)."""
+        budget = self.tokens_per_batch
+        with open_store(out, call, self.source.counts.adata, params, tokens_per_batch=budget) as store:
+            yield (self if store is None else replace(self, tokens_per_batch=store.choices["tokens_per_batch"])), store
 
 
 def open_session(

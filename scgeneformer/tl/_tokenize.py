@@ -119,8 +119,8 @@ def tokenize(
         for key, dtype in _dtypes(vocabulary).items():
             results.obsm[key] = chunks.stack(parts, itemgetter(key), (vocabulary.input_size,), dtype)
     else:
-        store = None if out is None else open_store(out, "tokenize", adata, _basis(source))
-        with progress(adata.n_obs, "tokenize") as advance:
+        basis = {} if out is None else _basis(source)
+        with open_store(out, "tokenize", adata, basis) as store, progress(adata.n_obs, "tokenize") as advance:
             results.obsm, results.obs = _pad(source, advance, store)
         warn_empty(results.obs[keys.N_TOKENS], adata)
     write(target, results)

@@ -46,8 +46,7 @@ def write_pickled(folder, how, bait):
 
 @pytest.mark.parametrize("how", PICKLED, ids=str)
 def test_parts_of_a_run_that_are_pickles_count_as_missing(tmp_path, how):
-    store = RunStore(tmp_path / "run", {"a": 1})
-    part = store.parts / "0-s"
+    part = RunStore(tmp_path / "run", {"a": 1}).parts / "0-s"
     part.mkdir()
     (part / ".zgroup").write_text('{"zarr_format": 2}')
     (part / ".zattrs").write_text('{"empty": "{}", "checksum": ""}')
@@ -81,8 +80,8 @@ EMPTY = ["{", "5", '{"x": ["<f4", [1000000000000, 1000000]]}', '{"x": ["O", [0]]
 
 @pytest.mark.parametrize("empty", EMPTY, ids=lambda text: text[:20])
 def test_parts_that_lie_count_as_missing(tmp_path, empty):
-    store = RunStore(tmp_path / "run", {"a": 1})
-    store.save("0", "s", {"x": np.arange(3)})
+    with RunStore(tmp_path / "run", {"a": 1}) as store:
+        store.save("0", "s", {"x": np.arange(3)})
     attributes(store.parts / "0-s", empty=empty)
     assert RunStore(tmp_path / "run", {"a": 1}).load("0", "s") is None
 

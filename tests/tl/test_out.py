@@ -1,9 +1,11 @@
 """Runs that keep finished parts on disk: stopped anywhere and called again, they give what an undisturbed one gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from anndata.tests.helpers import assert_equal
-from toys import Stop, clear_cells, make_adata, make_model
+from toys import Stop, clear_cells, make_adata
 
 import scgeneformer as gf
 from scgeneformer._adata.disk import parts
@@ -109,14 +111,38 @@ def test_another_run_is_refused(name, adata, toy, tmp_path, unchanged):
         function(other, toy, out=tmp_path / "run", **options)
     with pytest.raises(gf.DataError, match=r"different: 'layers' was \[0, 3\], is \[2\]"):
         function(adata, toy, out=tmp_path / "run", **options | {"layer": 2})
-    other = make_model(n_blocks=3)
-    object.__setattr__(other, "revision", "b" * 8)
-    with pytest.raises(gf.DataError, match="different: 'revision' was , is bbbbbbbb"):
+    other = replace(toy, checksum="1" * 64)
+    with pytest.raises(gf.DataError, match=r"different: 'checksum'\)"):
         function(adata, other, out=tmp_path / "run", **options)
     renamed = adata.copy()
     renamed.obs_names = [f"x{i}" for i in range(23)]
     with pytest.raises(gf.DataError, match="different: 'cell names'"):
         function(renamed, toy, out=tmp_path / "run", **options)
+
+
+@each_call
+def test_a_model_that_was_moved_goes_on(name, adata, toy, tmp_path, monkeypatch):
+    from scgeneformer._engine import forward
+
+    function, options = CALLS[name]
+    function(adata, toy, out=tmp_path / "run", copy=True, **options)
+    monkeypatch.setattr(forward, "hidden_states", None)
+    moved = replace(toy, name="copy", source="/elsewhere", revision="b" * 8)
+    function(adata, moved, out=tmp_path / "run", **options)
+
+
+def perturb(adata, model, **options):
+    return gf.tl.perturb(adata, ["G0"], model=model, **options)
+
+
+@pytest.mark.parametrize(("function", "options"), [*CALLS.values(), (perturb, {})], ids=[*CALLS, "perturb"])
+def test_a_stopped_call_leaves_its_folder_to_the_next(function, options, adata, toy, tmp_path, stop_at):
+    again = stop_at(1, behind=True)
+    with pytest.raises(Stop) as stopped:
+        function(adata, toy, out=tmp_path / "run", **options)
+    again()
+    function(adata, toy, out=tmp_path / "run", **options)
+    assert stopped.tb  # its frames, as a notebook keeps them, hold the store
 
 
 def test_the_store_of_another_function_is_refused(adata, toy, tmp_path):

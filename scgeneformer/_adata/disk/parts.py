@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from scgeneformer._adata.disk.run_store import RunStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from anndata import AnnData
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 
 B = TypeVar("B")
 SECONDS = 60.0  # between two states that are stored
+ORIGIN = ("model", "source", "revision")  # of a model: where it came from; its checksum says which it is
 SHARE = 20  # times as long as it took to store the last one, at least
 
 
 def open_store(
     out: str | Path | None, call: str, adata: AnnData, params: dict[str, Any], **choices: int
-) -> RunStore | None:
-    """Make the store of a run, or find it again; None if `out` is None.
+) -> AbstractContextManager[RunStore | None]:
+    """Make the store of a run, or find it again, for the time of a ``with`` block; None if `out` is None.
 
     Parameters
     ----------
@@ -37,14 +40,15 @@ def open_store(
     adata
         Its cells.
     params
-        What the parts depend on beside the names of the cells.
+        What the parts depend on beside the names of the cells; where the model came from is left out.
     **choices
         As for :class:`RunStore`.
     """
     if out is None:
-        return None
+        return nullcontext()
     names = hashlib.sha256("\n".join(map(str, adata.obs_names)).encode()).hexdigest()
-    return RunStore(out, {"call": call, "cell names": names} | params, **choices)
+    basis = {name: value for name, value in params.items() if name not in ORIGIN or not params.get("checksum")}
+    return RunStore(out, {"call": call, "cell names": names} | basis, **choices)
 
 
 def checksum_of(block: tuple[int, Tokens]) -> str:

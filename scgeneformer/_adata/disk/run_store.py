@@ -18,7 +18,8 @@ from scgeneformer._foreign import parse_json
 from scgeneformer._publish import beside, told_if_full
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Self
 
 MANIFEST, CHOICES, PARTS = "manifest", "choices", "parts"
 LOCK = ".lock"
@@ -35,6 +36,8 @@ class RunStore:
     sees half of one. So is the store itself. Parts carry checksums of what they were made from, and of themselves;
     damaged ones count as missing.
 
+    It is a context manager: when the block ends, another run may have the store.
+
     Parameters
     ----------
     path
@@ -49,11 +52,11 @@ class RunStore:
     DataError
         If the folder holds something else, or the parts of another run.
     BlockingIOError
-        If another process works in it.
+        If another call works in it, of this process or another.
     """
 
     def __init__(self, path: str | Path, manifest: dict[str, Any], **choices: int) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser().absolute()
         text = json.dumps(_plain(manifest), sort_keys=True)
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             with told_if_full(self.path):
@@ -77,6 +80,14 @@ class RunStore:
         self.parts.mkdir(exist_ok=True)
         for half in self.parts.glob(".*"):  # of a run that was killed
             shutil.rmtree(half, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        """Keep the store to this run."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let others have it."""
+        self._lock.release()
 
     def save(self, name: str, source: str, arrays: dict[str, np.ndarray]) -> None:
         """Store a part, all of it or nothing; `source` is the checksum of what it was made from."""
@@ -166,26 +177,27 @@ def _make(path: Path, attributes: dict[str, str]) -> None:
 
 
 class _Lock:
-    """Held by this process as long as the object lives; where there are no locks, nothing.
+    """Held until it is released, or the object is gone; where there are no locks, nothing.
 
     Raises
     ------
     BlockingIOError
-        If another process holds it.
+        If another one is held, in this process or another.
     """
 
     def __init__(self, path: Path) -> None:
+        self.release: Callable[[], object] = lambda: None
         try:
             import fcntl
         except ImportError:  # Windows
             return
         file = (path / LOCK).open("a")
-        weakref.finalize(self, file.close)
+        self.release = weakref.finalize(self, file.close)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the open file: lockf would let in the same process
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                told = f"Another process is working in {path}. Wait for it, or name another folder."
+                told = f"Another call is working in {path}. Wait for it, or name another folder."
                 raise BlockingIOError(told) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
