@@ -212,9 +212,12 @@ def _find_counts(case: Case) -> str:
     """The line that takes other counts, or makes them of these."""
     if (best := case.best_place()) is not None:
         return case.check_again(**best.parameters)
-    if case.adata.X is not None and (values := _values(case.adata.X)) is not None and not np.isfinite(values).all():
+    values = None if case.adata.X is None else _values(case.adata.X)
+    if values is not None and not np.isfinite(values).all():
         data = "adata.X.data" if hasattr(case.adata.X, "indptr") else "adata.X"
         return f"{data} = numpy.nan_to_num({data}, posinf=0)  # if what is missing was not counted"
+    if values is not None and values.min(initial=0) >= 0:  # fractions
+        return "adata.uns['log1p'] = {'base': None}  # if they are log1p of normalised counts"
     return READ.format(why="adata.layers['counts'] = adata.X.copy() keeps the counts before they are scaled")
 
 

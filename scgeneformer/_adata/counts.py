@@ -14,6 +14,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.dask_chunks import is_dask
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.row_groups import csc_rows, dask_rows
+from scgeneformer._adata.scale import LOG_BASES, evident_base
 from scgeneformer._errors import DataError, MissingKeyError, missing_key
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ROWS_PER_BLOCK = 2048
 SAMPLE_ROWS = 1000  # rows looked at to tell counts from log-normalised values
 LOG1P_MAX = 20.0  # log1p of any count per cell stays below: log(5e8)
+LOG1P = "log1p of normalised counts"
 TOKEN_FILE = "token file"  # where the counts are of cells whose tokens gf.datasets.read_tokens read
 NO_COUNTS = "its tokens came from a file, without counts"
 
@@ -100,11 +102,14 @@ class Counts:
         return sp.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
 
     def sample(self, n: int = SAMPLE_ROWS) -> Iterator[sp.csr_matrix]:
-        """Up to `n` cells in at most ten blocks spread evenly over all cells, as stored."""
+        """The cells of :meth:`sampled`, as stored."""
+        return (_as_csr(self.read(start, stop)) for start, stop in self.sampled(n))
+
+    def sampled(self, n: int = SAMPLE_ROWS) -> list[tuple[int, int]]:
+        """First row and end of at most ten blocks, spread evenly over all cells, with up to `n` of them."""
         size = -(-n // 10)
-        starts = np.unique(np.linspace(0, max(0, self.n_obs - size), 10).astype(int))
-        for start, limit in zip(starts, [*starts[1:], self.n_obs], strict=True):
-            yield _as_csr(self.read(start, min(start + size, limit)))
+        starts = np.unique(np.linspace(0, max(0, self.n_obs - size), 10).astype(int)).tolist()
+        return [(a, min(a + size, b)) for a, b in zip(starts, [*starts[1:], self.n_obs], strict=True)]
 
 
 def open_counts(
@@ -128,7 +133,7 @@ def open_counts(
     MissingKeyError
         If there is no such layer, or no raw.
     DataError
-        If the values are no counts and no log1p of counts (negative, NaN, infinite).
+        If the values are no counts and no log1p of counts (negative, NaN, infinite), or fractions that may be either.
     """
     if use_raw and counts_layer is not None:
         raise DataError(
@@ -194,18 +199,36 @@ def _known_rows(read: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
 
 
 def _log_base(counts: Counts) -> float:
-    """Base of the logarithm of log1p values, NaN for counts and other linear scales."""
-    largest, whole = 0.0, True
-    for block in counts.sample():
+    """Base of the logarithm of log1p values, NaN for counts and other linear scales.
+
+    Fractions are judged by their values; where these do not tell, the note that `sc.pp.log1p` leaves is believed.
+    """
+    blocks = list(counts.sample())
+    for block in blocks:
         _check_values(block.data, counts)
-        largest = max(largest, float(block.data.max(initial=0)))
-        whole = whole and bool((block.data == np.rint(block.data)).all())
-    if whole or largest > LOG1P_MAX:
+    values = sp.vstack(blocks, format="csr")
+    largest = float(values.data.max(initial=0))
+    if largest > LOG1P_MAX or (values.data == np.rint(values.data)).all():
         return np.nan
-    base = counts.adata.uns.get("log1p", {}).get("base")
-    base = np.e if base is None else float(base)
-    logg.info(f"{counts.name} holds fractions, up to {largest:.3g}: taken as log1p of normalised counts")
-    return base
+    note = counts.adata.uns.get("log1p")
+    noted = [] if note is None else [float(note.get("base") or np.e)]
+    base = evident_base(values, tuple(dict.fromkeys([*noted, *LOG_BASES])))
+    fractions, linear = (
+        f"{counts.name} holds fractions, up to {largest:.3g}",
+        "multiply them by 1e6, which changes no rank",
+    )
+    if base is not None:
+        logg.info(f"{fractions}: taken as {'counts on another scale' if np.isnan(base) else LOG1P}")
+        return base
+    fractions += ", that look like counts neither as they are nor as logarithms"
+    if not noted:
+        elsewhere = " or ".join(_elsewhere(counts))
+        raise DataError(
+            f"{fractions}: their scale cannot be told. If they are {LOG1P}, say so: adata.uns['log1p'] = "
+            f"{{'base': None}}; if they are no logarithms, {linear}{elsewhere and '; or name the counts: '}{elsewhere}."
+        )
+    logg.warning(f"{fractions}: taken as {LOG1P}, as adata.uns['log1p'] says. If they are no logarithms, {linear}.")
+    return noted[0]
 
 
 def _as_csr(block: Any) -> sp.csr_matrix:
@@ -235,13 +258,17 @@ def _check_values(values: np.ndarray, counts: Counts) -> None:
 
 
 def _remedy(counts: Counts) -> str:
-    """Where else in this AnnData the counts may be."""
-    adata, parameter = counts.adata, "previous_layer" if counts.previous else "counts_layer"
-    places = [f"{parameter}={name!r}" for name in adata.layers if name != counts.key]
-    places += ["use_raw=True"] if adata.raw is not None and not (counts.raw or counts.previous) else []
-    if places:
+    """What to do with values that are no counts."""
+    if places := _elsewhere(counts):
         return f"If they are elsewhere, say so: {' or '.join(places)}."
     return "Go back to the data before sc.pp.scale, and keep the counts: adata.layers['counts'] = adata.X.copy()."
+
+
+def _elsewhere(counts: Counts) -> list[str]:
+    """Where else in this AnnData the counts may be, as parameters."""
+    adata, parameter = counts.adata, "previous_layer" if counts.previous else "counts_layer"
+    places = [f"{parameter}={name!r}" for name in adata.layers if name != counts.key]
+    return places + (["use_raw=True"] if adata.raw is not None and not (counts.raw or counts.previous) else [])
 
 
 def count_share(counts: Counts, gene_tokens: np.ndarray) -> float:

@@ -155,3 +155,45 @@ def test_the_share_of_the_counts_is_that_of_the_known_genes():
     adata = make_adata(1, 4)
     adata.X = np.array([[1.0, 2, 3, 4]])
     assert count_share(open_counts(adata), np.array([5, -1, -1, 6])) == pytest.approx(0.5)
+
+
+def corrected():
+    """Counts of which other shares were taken from each, with values up to 5."""
+    return DENSE * np.random.default_rng(0).uniform(0.7, 1, DENSE.shape).astype(np.float32)
+
+
+def test_fractions_that_are_counts_on_another_scale_are_no_logarithms(log):
+    adata = make_adata()
+    adata.X = DENSE * np.float32(0.97)
+    adata.uns["log1p"] = {"base": None}  # of another matrix
+    np.testing.assert_array_equal(read(open_counts(adata)), adata.X)
+    assert "adata.X holds fractions, up to 4.85: taken as counts on another scale" in log()
+    assert "WARNING" not in log()
+
+
+def test_fractions_that_may_be_either_are_refused_until_one_says_what_they_are(log):
+    adata = make_adata()
+    adata.X = corrected()
+    text = r"adata\.X holds fractions.*scale cannot be told\. If they are log1p.*\{'base': None\}; if they are no log"
+    with pytest.raises(DataError, match=f"{text}.*multiply them by 1e6, which changes no rank\\.$"):
+        open_counts(adata)
+    adata.layers["counts"] = DENSE
+    with pytest.raises(DataError, match=r"; or name the counts: counts_layer='counts'\.$"):
+        open_counts(adata)
+    adata.X *= 1e6
+    np.testing.assert_array_equal(read(open_counts(adata)), adata.X)
+    assert log() == ""
+    adata.X = corrected()
+    adata.uns["log1p"] = {"base": 2}
+    np.testing.assert_allclose(read(open_counts(adata)), 2.0 ** corrected() - 1, rtol=1e-5)
+    assert "taken as log1p of normalised counts, as adata.uns['log1p'] says. If they are no logarithms" in log()
+    assert "WARNING" in log()
+
+
+def test_the_note_of_log1p_may_have_been_emptied_by_a_file(tmp_path):
+    adata = make_adata()
+    adata.X = corrected()
+    adata.uns["log1p"] = {"base": None}
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_allclose(read(open_counts(back)), np.expm1(corrected()), rtol=1e-5)
