@@ -13,6 +13,8 @@ from scgeneformer._adata.sampling import sample_cells
 from scgeneformer._checks import check_choice, check_whole
 from scgeneformer._errors import DataError
 
+from scgeneformer.models import _registry
+from scgeneformer.settings import settings
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -87,6 +89,8 @@ def check(request: Request) -> None:
         raise DataError(
             "n_matched adds nulls to genes that are named one by one; all genes of a cell are each other's. Name "
             "genes, "
+    if model := next((name for name in singles or () if _registry.find(name)), None):
+        raise DataError(f"genes={model!r} is the name of a model. Name it by its keyword: model={model!r}.")
             "genes=[...], or leave n_matched out."
         )
 

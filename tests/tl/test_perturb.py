@@ -531,6 +531,12 @@ def test_short_cells_are_not_estimated(adata, toy):
         ({"n_exact": None}, "n_exact=None must be a whole number"),
         ({"n_matched": 3}, "n_matched adds nulls to genes that are named"),
         ({"n_matched": -1, "genes": ["G1"]}, "n_matched=-1 must be a whole number"),
+        (
+            {"genes": [("G1", "G1")]},
+            r"'G1 \+ G1' does not have each .* in exactly one edit\. Name every gene once",
+        ),
+        ({"genes": [("G1", "ENSG00000000001")]}, "in exactly one edit"),
+        ({"genes": "mini"}, "genes='mini' is the name of a model. Name it by its keyword: model='mini'"),
         ({"sample": 0}, "sample=0 must be a whole number"),
         ({"layer": 9}, "layer=9 does not exist"),
         ({"goal": {"start": "a"}}, "goal=.* is not understood"),

@@ -112,14 +112,14 @@ class Chooser:
         edits = []
         for one, named in combination.items() if isinstance(combination, Mapping) else [(mode, combination)]:
             check_mode(one)
-            values = _targets(named, None if mixed else to)
-            found = {self.token_of(name): value for name, value in values.items()}
-            if None in found:
+            targets = _targets(named, None if mixed else to)
+            tokens = [token for name, _ in targets if (token := self.token_of(name)) is not None]
+            if len(tokens) < len(targets):
                 return None
-            of_targets = [self._to(one, value)(int(token or 0)) for token, value in found.items()]
-            edits.append(Edit(one, tuple(int(token or 0) for token in found), tuple(chain(*of_targets))))
-        targets = [token for edit in edits for token in edit.targets]
-        if len(set(targets)) < len(targets) or not targets:
+            values = [self._to(one, value)(token) for token, (_, value) in zip(tokens, targets, strict=True)]
+            edits.append(Edit(one, tuple(tokens), tuple(chain(*values))))
+        tokens = [token for edit in edits for token in edit.targets]
+        if len(set(tokens)) < len(tokens) or not tokens:
             raise DataError(
                 f"{_name(combination)!r} does not have each of its genes in exactly one edit. Name every gene once."
             )
@@ -153,16 +153,16 @@ def split(genes: Genes) -> tuple[list[str] | None, list[Combination]]:
     return singles, combinations
 
 
-def _targets(named: Any, to: Any) -> dict[str, Any]:
+def _targets(named: Any, to: Any) -> list[tuple[str, Any]]:
     """Genes of one edit, and `to` of each."""
     if isinstance(named, Mapping):
-        return {str(name): value for name, value in named.items()}
-    return dict.fromkeys([named] if isinstance(named, str) else map(str, named), to)
+        return [(str(name), value) for name, value in named.items()]
+    return [(str(name), to) for name in ([named] if isinstance(named, str) else named)]
 
 
 def _name(combination: Combination) -> str:
     """Name such as "GATA4 + TBX5", or "delete GATA4 + activate TBX5 to 1"."""
     if not isinstance(combination, Mapping):
         return " + ".join(map(str, combination))
-    parts = [(mode, *pair) for mode, named in combination.items() for pair in _targets(named, None).items()]
+    parts = [(mode, *pair) for mode, named in combination.items() for pair in _targets(named, None)]
     return " + ".join(f"{mode} {gene}" + ("" if to is None else f" to {to}") for mode, gene, to in parts)
