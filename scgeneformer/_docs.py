@@ -32,12 +32,14 @@ _PREVIOUS = """\
 previous_layer
     For models that read two time points: layer with the counts of the same cells before. A cell of which nothing is
     known then has zeros or NaN there. None takes the layer that stored tokens were made from."""
-_DEVICE = """\
+_DEVICES = """\
 device
     "auto" (CUDA where there is one, else CPU), a torch device, "cuda:all", or a list of devices, which share the
-    cells; the results are those of one device.
+    cells; the results are those of one device."""
+_DTYPE = """\
 dtype
-    "auto" (CUDA: bfloat16, CPU: float32), "float32", "bfloat16", "float16" or, on CUDA, "tf32".
+    "auto" (CUDA: bfloat16, CPU: float32), "float32", "bfloat16", "float16" or, on CUDA, "tf32"."""
+_TOKENS_PER_BATCH = """\
 tokens_per_batch
     Tokens in one forward pass; None chooses by itself. The results do not depend on it."""
 _COPY = """\
@@ -94,7 +96,9 @@ _SHARED = {
     "{layer}": _LAYER,
     "{counts}": _COUNTS,
     "{previous}": _PREVIOUS,
-    "{device}": _DEVICE,
+    "{devices}": _DEVICES,
+    "{tokens_per_batch}": _TOKENS_PER_BATCH,
+    "{device}": f"{_DEVICES}\n{_DTYPE}\n{_TOKENS_PER_BATCH}",
     "{out}": _OUT,
     "{copy}": _COPY,
     "{split}": _SPLIT,

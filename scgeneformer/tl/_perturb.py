@@ -11,7 +11,7 @@ from scgeneformer._adata.perturbation.writer import PerturbationWriter
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.encodings import check_ranked
-from scgeneformer.tl._perturb_request import Request, check, find_cells
+from scgeneformer.tl._perturb_request import Request, check, choose_dtype, find_cells
 from scgeneformer.tl._perturb_run import run_all
 from scgeneformer.tl._session import open_session
 
@@ -124,7 +124,10 @@ def perturb(
         Of the sample, and of the screen.
     {out}
     {counts}
-    {device}
+    {devices}
+    dtype
+        "auto" (float32), "float32" or, on CUDA, "tf32"; "bfloat16" and "float16" hide what many single genes do.
+    {tokens_per_batch}
     key_added
         Key instead of "geneformer_<mode>".
     {copy}
@@ -209,7 +212,7 @@ def perturb(
         use_raw=use_raw,
         gene_ids=gene_ids,
         device=device,
-        dtype=dtype,
+        dtype=choose_dtype(dtype, method),
         tokens_per_batch=tokens_per_batch,
     )
     remedy = "To delete genes, set their counts to zero in a copy of adata, and compare the embeddings of both."

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scanpy import logging as logg
 
 from scgeneformer._adata.perturbation.choice import check_mode, split
 from scgeneformer._adata.sampling import sample_cells
 from scgeneformer._checks import check_choice, check_whole
 from scgeneformer._errors import DataError
-
 from scgeneformer.models import _registry
 from scgeneformer.settings import settings
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -26,6 +27,7 @@ POSITIONS = {"shift": (False,), "hold": (True,), "both": (False, True)}  # wheth
 MEASURES = ("genes", "cls", "mean")
 METHODS = ("exact", "screen")
 SCREENED = ("delete", "overexpress")  # modes that can be estimated
+HALF = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,27 @@ def check_screen(request: Request) -> None:
         )
 
 
+def choose_dtype(dtype: Any, method: str) -> str:
+    """The dtype that is asked for, here or in the settings; float32 where none is.
+
+    Half precision is refused for the screen, and warned of: it hides what a single gene does.
+    """
+    asked = str(settings.dtype if dtype == "auto" else dtype).removeprefix("torch.")
+    if asked in HALF:
+        lost = f"dtype={asked!r} rounds by more than many genes move a cell"
+        if method == "screen":
+            raise DataError(f"{lost}, and method='screen' cannot do with it. Use dtype='float32'.")
+        logg.warning(f"{lost}. Use dtype='float32' or, on CUDA, 'tf32', which is faster.")
+    return "float32" if asked == "auto" else asked
+
+
 def check(request: Request) -> None:
     """Refuse what can be refused without looking at the data."""
     check_mode(request.mode)
     check_screen(request)
     singles, combinations = split(request.genes)
+    if model := next((name for name in singles or () if _registry.find(name)), None):
+        raise DataError(f"genes={model!r} is the name of a model. Name it by its keyword: model={model!r}.")
     _check_positions(request, singles, combinations)
     if request.measure is not None:
         check_choice(MEASURES, measure=request.measure)
@@ -89,8 +107,6 @@ def check(request: Request) -> None:
         raise DataError(
             "n_matched adds nulls to genes that are named one by one; all genes of a cell are each other's. Name "
             "genes, "
-    if model := next((name for name in singles or () if _registry.find(name)), None):
-        raise DataError(f"genes={model!r} is the name of a model. Name it by its keyword: model={model!r}.")
             "genes=[...], or leave n_matched out."
         )
 

@@ -10,6 +10,7 @@ from anndata.tests.helpers import assert_equal
 from toys import clear_cells, make_adata, make_bert
 
 import scgeneformer as gf
+from scgeneformer.models._read import convert
 
 GENES = ["G1", "G2", "G3", "G7"]
 GOAL = {"column": "state", "start": "ill", "goal": "well"}
@@ -505,6 +506,12 @@ def test_short_cells_are_not_estimated(adata, toy):
         ({"genes": ["G111"]}, r"unknown to the model: 'G111'\)\. Did you mean 'G11'\? Name genes of adata\.var"),
         ({"genes": ["ENSG00000000111"]}, r"unknown to the model: 'ENSG00000000111'\)\. Name genes of adata\.var"),
         ({"genes": [("G1", "NOSUCH")]}, "None of the combinations can be used"),
+        (
+            {"genes": [("G1", "G1")]},
+            r"'G1 \+ G1' does not have each .* in exactly one edit\. Name every gene once",
+        ),
+        ({"genes": [("G1", "ENSG00000000001")]}, "in exactly one edit"),
+        ({"genes": "mini"}, "genes='mini' is the name of a model. Name it by its keyword: model='mini'"),
         ({"genes": [("G1", "G1", "G2"), {"delete": "G1", "mask": "G1"}]}, "in exactly one edit"),
         ({"mode": "overexpress", "positions": "hold"}, "positions='hold' has no meaning for 'overexpress'"),
         ({"genes": {"activate": "G1"}, "positions": "both"}, "has no meaning for 'activate'"),
@@ -528,15 +535,10 @@ def test_short_cells_are_not_estimated(adata, toy):
         ({"method": "screen", "mode": "mask"}, "does not estimate mode='mask'"),
         ({"method": "screen", "genes": [("G1", "G2")]}, "does not estimate combinations"),
         ({"method": "screen", "genes": ["G1"], "effects": True}, "does not estimate effects=True"),
+        ({"method": "screen", "dtype": "bfloat16"}, "dtype='bfloat16' rounds by more .* Use dtype='float32'"),
         ({"n_exact": None}, "n_exact=None must be a whole number"),
         ({"n_matched": 3}, "n_matched adds nulls to genes that are named"),
         ({"n_matched": -1, "genes": ["G1"]}, "n_matched=-1 must be a whole number"),
-        (
-            {"genes": [("G1", "G1")]},
-            r"'G1 \+ G1' does not have each .* in exactly one edit\. Name every gene once",
-        ),
-        ({"genes": [("G1", "ENSG00000000001")]}, "in exactly one edit"),
-        ({"genes": "mini"}, "genes='mini' is the name of a model. Name it by its keyword: model='mini'"),
         ({"sample": 0}, "sample=0 must be a whole number"),
         ({"layer": 9}, "layer=9 does not exist"),
         ({"goal": {"start": "a"}}, "goal=.* is not understood"),
