@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgeneformer._adata.disk.parts import Parts
+from scgeneformer._adata.disk.parts import Parts, checksum_of
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import INDEX, GeneMap
 from scgeneformer._adata.perturbation.choice import Chooser
@@ -69,14 +69,17 @@ def run_all(session: Session, request: Request, goal: Goal | None, cells: np.nda
     chooser = Chooser(var, GeneMap(of_var, INDEX, names), vocabulary)
     choice = chooser.choose(request.genes, request.mode, request.to)
     anchor = None if request.anchor is None else chooser.token_of(request.anchor)
-    if request.anchor is not None and anchor is None:
+    if anchor is not None:
+        request = replace(request, anchor=str(var.index[of_var == anchor][0]))  # however it was named
+    elif request.anchor is not None:
         raise DataError(
             f"anchor={request.anchor!r} is not in adata.var, or the model does not know it. Name another gene."
         )
     asked = _asked(session, request, choice, goal, cells)
     params = _params(session, request, goal, asked.measure)
     gathered, shape = {}, session.source.counts.adata.shape
-    with _store(out, session, request, params, goal, cells) as (session, store):
+    named = {"genes asked for": choice.asked}
+    with _store(out, session, request, params | named, goal, cells) as (session, store):
         for hold in POSITIONS[request.positions]:
             plan = _plan(request, choice, anchor, of_var, hold)
             gathered[hold] = Gathered(shape, vocabulary.n_tokens, len(choice.combinations), of_var)
@@ -183,14 +186,31 @@ def _store(
     """The store of this run, made or found again, and the session that goes with it."""
     chosen = hashlib.sha256(cells.tobytes() + (b"" if goal is None else goal.codes.tobytes())).hexdigest()
     asked = {
-        "genes asked for": repr(request.genes),
         "layers": session.layers,
         "positions": request.positions,
         "effects": request.effects,
         "vectors": request.vectors,
         "cells": chosen,
+        "counts of the states": None if out is None or goal is None else _checksum(session, goal),
     }
     return session.kept_in(out, "perturb", params | asked)
+
+
+def _checksum(session: Session, goal: Goal) -> str:
+    """Checksum of the cells of all states, as the model reads them."""
+    if in_chunks(session):
+        passed = (session, "read states", _checksums_of)
+        found = [one for part in over_chunks(*passed, rows=[goal.codes], chosen=goal.codes >= 0) for one in part]
+    else:
+        found = _checksums_of(session, goal.codes)
+    return hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def _checksums_of(session: Session, codes: np.ndarray) -> list[str]:
+    from scgeneformer._engine.tokens import only_cells
+
+    blocks = ((first, tokens) for first, tokens, _ in session.source.blocks())
+    return [checksum_of(block) for block in only_cells(blocks, codes >= 0)]
 
 
 def _scan(

@@ -280,6 +280,31 @@ def test_pairs_with_an_anchor_equal_the_stock_model(adata, toy):
     np.testing.assert_allclose(some[:, both], found[:, both], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["G3", "ENSG00000000003", "g3", "OLD3"])
+def test_an_anchor_is_the_same_however_it_is_named(adata, toy, name):
+    gf.tl.perturb(adata, GENES, model=toy)
+    gf.tl.perturb(adata, ["G1", "G2", "G7"], model=toy, anchor=name)
+    assert adata.uns["geneformer_delete_anchor"]["params"]["anchor"] == "G3"
+    gf.tl.rank_perturbations(adata, "geneformer_delete_anchor", test="mixture", min_cells=1)
+    found = gf.get.rank_perturbations_df(adata)
+    assert sorted(found["names"]) == ["G2", "G7"]  # no cell has G1 and G3
+    assert found[["individual", "anchor", "sum", "interaction"]].notna().all(axis=None)
+
+
+def test_shifts_are_computed_in_float32_unless_half_precision_is_asked_for(adata, model, log):
+    expected = gf.tl.perturb(adata, GENES, model=model, copy=True).layers["geneformer_delete"]
+    stored = convert(model, model.device, torch.bfloat16)  # as gf.models.load gives it on CUDA
+    gf.tl.perturb(adata, GENES, model=stored)
+    assert adata.uns["geneformer_delete"]["params"]["dtype"] == "float32"
+    assert "WARNING" not in log()
+    with gf.settings.override(dtype="bfloat16"):
+        gf.tl.perturb(adata, GENES, model=model)
+    assert adata.uns["geneformer_delete"]["params"]["dtype"] == "bfloat16"
+    text = "dtype='bfloat16' rounds by more than many genes move a cell. Use dtype='float32' or, on CUDA, 'tf32'"
+    assert text in log()
+    assert np.abs(adata.layers["geneformer_delete"].data - expected.data).max() > 0
+
+
 def test_shifts_towards_goal_states_equal_the_stock_model(adata, model):
     adata.obs["state"] = np.resize(["ill", "well", "a/b"], adata.n_obs)
     goal = {"column": "state", "start": "ill", "goal": "well", "alternatives": ["a/b"]}

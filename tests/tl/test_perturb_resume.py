@@ -1,6 +1,7 @@
 """A scan that is stopped goes on where it was, and gives what an undisturbed one gives; killed: test_out_of_core.py."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata.tests.helpers import assert_equal
 from toys import make_adata
@@ -80,3 +81,25 @@ def test_other_states_of_a_goal_are_another_run(adata, toy, tmp_path):
     adata.obs.iloc[1, adata.obs.columns.get_loc("state")] = "other"  # a cell less of the goal
     with pytest.raises(gf.DataError, match="different: 'cells'"):
         gf.tl.perturb(adata, ["G1"], model=toy, goal=goal, out=tmp_path / "run")
+
+
+def test_other_counts_of_the_cells_of_a_state_are_refused(adata, toy, tmp_path):
+    adata.obs["state"] = np.resize(["ill", "well", "other"], adata.n_obs)
+    asked = {"model": toy, "goal": {"column": "state", "start": "ill", "goal": "well"}, "out": tmp_path / "run"}
+    gf.tl.perturb(adata, ["G1"], **asked)
+    dense = adata.X.toarray()
+    dense[2] = dense[2, ::-1]  # neither start nor goal
+    adata.X = dense
+    gf.tl.perturb(adata, ["G1"], **asked)
+    adata.X[1] = dense[1, ::-1]  # the goal
+    with pytest.raises(gf.DataError, match="different: 'counts of the states'"):
+        gf.tl.perturb(adata, ["G1"], **asked)
+
+
+@pytest.mark.parametrize("form", [np.array, pd.Index, tuple])
+def test_the_same_genes_in_another_kind_of_list_are_the_same_run(adata, toy, tmp_path, monkeypatch, form):
+    wanted = [("G1", "G2")] if form is tuple else ["G1", "G2"]
+    gf.tl.perturb(adata, wanted, model=toy, out=tmp_path / "run")
+    n = count_blocks(monkeypatch)
+    gf.tl.perturb(adata, form(["G1", "G2"]), model=toy, out=tmp_path / "run")
+    assert not n

@@ -45,6 +45,8 @@ class Choice:
         The edits of each combination.
     names
         Names of the combinations.
+    asked
+        Genes as they were named, and combinations; None: every gene.
     """
 
     mode: str
@@ -52,6 +54,7 @@ class Choice:
     to: Callable[[int], tuple[float, ...]]
     combinations: tuple[tuple[Edit, ...], ...] = ()
     names: tuple[str, ...] = ()
+    asked: tuple[str, ...] | None = None
 
 
 class Chooser:
@@ -97,7 +100,8 @@ class Chooser:
                 "None of the combinations can be used: each has a gene that adata.var or the model lacks. Name other "
                 "genes."
             )
-        return Choice(MIXED if mixed else mode, tokens, of_all, tuple(found.values()), tuple(found))
+        asked = (*map(str, singles), *found)
+        return Choice(MIXED if mixed else mode, tokens, of_all, tuple(found.values()), tuple(found), asked)
 
     def token_of(self, gene: str) -> int | None:
         """Token of a gene of the data, None if there is none of that name that the model knows."""
