@@ -132,7 +132,8 @@ def tables(read: Perturbed, cells: Cells, asked: Asked) -> Iterator[ShiftTable]:
             + " Perturb genes that more cells contain, or take larger groups."
         )
     if few:
-        logg.warning(f"with fewer than 2 {what} that have a shift, and so without a test: {', '.join(map(repr, few))}")
+        listed = ", ".join(map(repr, few))
+        logg.warning(f"fewer than 2 {what} have a shift in {listed}: what is told of them rests on one, if on any")
     return (table.where(some) for some in rows)
 
 
