@@ -6,9 +6,11 @@ import ctypes
 import errno
 import os
 import shutil
+import signal
+import threading
 import uuid
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +87,23 @@ def published(target: Path, within: Path | None = None) -> Iterator[Path]:
             _swap(fresh, target)
     finally:
         _remove(fresh)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let an interrupt wait for the end of the block, which must not be left halfway."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    waiting: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *call: waiting.append(call))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])
 
 
 def discard(folder: Path) -> None:

@@ -15,6 +15,7 @@ from scanpy import logging as logg
 
 from scgeneformer._engine.vocabulary import ALIASES_FILE, GENES_FILE, META_FILE, write_vocabulary
 from scgeneformer._errors import ModelError
+from scgeneformer._publish import uninterrupted
 from scgeneformer.models._file_tensors import check_file, file_tensors
 from scgeneformer.models._geneformer import CONFIG_FILE, WEIGHT_FILES
 from scgeneformer.models._load import load
@@ -84,7 +85,11 @@ def check_target(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def written_beside(folder: Path) -> Iterator[Path]:
-    """Give a fresh directory beside `folder`, whose files take their place in `folder` at the end, if all went well."""
+    """Give a fresh directory beside `folder`, whose files take their place in `folder` at the end, if all went well.
+
+    An interrupt waits until all of them have. A process that is killed meanwhile leaves no config, and so no model,
+    rather than the config of one and the weights of another.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     fresh.mkdir()
@@ -93,11 +98,13 @@ def written_beside(folder: Path) -> Iterator[Path]:
         if not folder.exists():
             fresh.rename(folder)
             return
-        for name in OURS:
-            if (fresh / name).exists():
-                os.replace(fresh / name, folder / name)
-            elif name != CARD_FILE:  # it may be the user's own
-                (folder / name).unlink(missing_ok=True)
+        with uninterrupted():
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+            for name in reversed(OURS):  # the config last
+                if (fresh / name).exists():
+                    os.replace(fresh / name, folder / name)
+                elif name != CARD_FILE:  # it may be the user's own
+                    (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -1,7 +1,11 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from toys import Stop
 
 from scgeneformer import models
 from scgeneformer._errors import ModelError
@@ -105,6 +109,37 @@ def test_a_failure_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         models.save(checkpoint, tmp_path / "saved")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
+
+
+def test_an_interrupt_waits_until_one_model_has_taken_the_place_of_another(checkpoint, ours, monkeypatch):
+    from scgeneformer.models import _save
+
+    real = os.replace
+    monkeypatch.setattr(_save.os, "replace", lambda *paths: (real(*paths), signal.raise_signal(signal.SIGINT)))
+    for name in ("metrics.json", "pytorch_model.bin"):
+        (ours / name).write_text("of the former model")
+    with pytest.raises(KeyboardInterrupt):
+        models.save(checkpoint, ours, overwrite=True)
+    assert {path.name for path in ours.iterdir()} == FILES
+    assert models.load(ours, device="cpu").checksum == models.load(checkpoint, device="cpu").checksum
+
+
+def test_a_process_that_is_killed_between_two_files_leaves_no_mixture(checkpoint, ours, monkeypatch):
+    from scgeneformer.models import _save
+
+    real, moved = os.replace, []
+
+    def until_killed(*paths):
+        moved.append(paths)
+        if len(moved) == 2:
+            raise Stop
+        real(*paths)
+
+    monkeypatch.setattr(_save.os, "replace", until_killed)
+    with pytest.raises(Stop):
+        models.save(checkpoint, ours, overwrite=True)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        models.load(ours, device="cpu")
 
 
 def test_weights_that_changed_since_loading_are_not_saved(checkpoint, tmp_path):
