@@ -347,3 +347,19 @@ def test_train_writes_what_classify_reads(path, cells, tmp_path):
     assert (
         "is not of the form NAME=VALUE" in call("train", path, "--label", "x", "--out", out, "--set", "epochs").stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "name"),
+    [
+        ("train", ["--label", "cell_type"], "seed"),
+        ("train", ["--label", "cell_type"], "adata"),
+        ("pretrain", [], "vocabulary"),
+    ],
+)
+def test_set_takes_settings_alone(path, tmp_path, command, words, name):
+    result = call(command, path, *words, "--model", "mini", "--out", tmp_path / "out", "--set", f"{name}=3")
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.replace("│", " ").split())
+    assert f"--set {name}=...: {name} is no setting of the recipe. For all else there are options" in told
+    assert not (tmp_path / "out").exists()

@@ -55,9 +55,14 @@ def target_of(file: Path, out: Path | None, in_place: bool) -> Path:
     return file if out is None else out
 
 
-def settings_of(texts: list[str] | None) -> dict[str, Any]:
-    """Read NAME=VALUE texts; values are numbers, true, false, null or text."""
-    return dict(_setting(text) for text in texts or [])
+def with_settings(texts: list[str] | None, **given: Any) -> dict[str, Any]:
+    """Arguments of a call: those given, and of NAME=VALUE texts; values are numbers, true, false, null or text."""
+    settings = dict(_setting(text) for text in texts or [])
+    if taken := [name for name in settings if name in given]:
+        raise typer.BadParameter(
+            f"--set {taken[0]}=...: {taken[0]} is no setting of the recipe. For all else there are options, see --help."
+        )
+    return given | settings
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -23,7 +23,7 @@ from scgeneformer._cli.options import (
     Settings,
     Split,
     UseRaw,
-    settings_of,
+    with_settings,
 )
 
 
@@ -59,9 +59,10 @@ def pretrain(
         vocabulary = gf.models.build_vocabulary(statistics, min_cells=min_cells)
     with ExitStack() as stack:
         cells = [file if file.suffix == SUFFIX else stack.enter_context(opened(file)) for file in files]
-        trained = gf.tl.pretrain(
-            cells,
-            model,
+        arguments = with_settings(
+            set_,
+            adata=cells,
+            model=model,
             vocabulary=vocabulary,
             out=out,
             split=split,
@@ -73,8 +74,8 @@ def pretrain(
             dtype=dtype,
             overwrite=overwrite,
             **where,
-            **settings_of(set_),
         )
+        trained = gf.tl.pretrain(**arguments)
     for part, found in trained.metrics["metrics"].items():
         alone = found["unigram_loss"]
         typer.echo(

@@ -21,7 +21,7 @@ from scgeneformer._cli.options import (
     Settings,
     Split,
     UseRaw,
-    settings_of,
+    with_settings,
 )
 
 Labels = Annotated[list[str], typer.Option("--label", "-l", help="Column of obs to learn. Repeatable: all at once.")]
@@ -51,10 +51,11 @@ def train(
     Writes a directory of the model, its metrics on held-out cells and a model card. A stopped run goes on.
     """
     with opened(file) as adata:
-        trained = gf.tl.train_classifier(
-            adata,
-            label,
-            model,
+        arguments = with_settings(
+            set_,
+            adata=adata,
+            label=label,
+            model=model,
             out=out,
             split=split,
             split_by=split_by or None,
@@ -68,8 +69,8 @@ def train(
             previous_layer=previous_layer,
             device=device,
             dtype=dtype,
-            **settings_of(set_),
         )
+        trained = gf.tl.train_classifier(**arguments)
     for name, parts in trained.metrics["metrics"].items():
         for part, scores in parts.items():
             typer.echo(f"{name}, {part}: accuracy {scores['accuracy']:.3f}, macro F1 {scores['macro_f1']:.3f}")
