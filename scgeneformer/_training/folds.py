@@ -97,7 +97,9 @@ def gene_folds(classes: np.ndarray, n_folds: int, seed: int = 0) -> np.ndarray:
     return of_gene
 
 
-def check_folds(classes: np.ndarray, of_cell: np.ndarray, n_folds: int, names: Sequence[str] | None = None) -> None:
+def check_folds(
+    classes: np.ndarray, of_cell: np.ndarray, n_folds: int, names: Sequence[str] | None = None, where: str = ""
+) -> None:
     """Refuse if a fold is empty, or all cells of a class are in one fold.
 
     Parameters
@@ -110,6 +112,8 @@ def check_folds(classes: np.ndarray, of_cell: np.ndarray, n_folds: int, names: S
         Number of folds.
     names
         Names of the classes, those of all tasks one after the other.
+    where
+        Said in the error, after the classes.
 
     Raises
     ------
@@ -118,9 +122,11 @@ def check_folds(classes: np.ndarray, of_cell: np.ndarray, n_folds: int, names: S
     """
     sizes = np.bincount(of_cell[of_cell >= 0], minlength=n_folds)
     if not sizes.all():
-        raise DataError(f"Each of the {n_folds} folds must have a cell with a label; they have {sizes.tolist()}.")
+        raise DataError(
+            f"Each of the {n_folds} folds must have a cell with a label{where}; they have {sizes.tolist()}."
+        )
     for fold in range(n_folds):
-        check_train(classes, (of_cell >= 0) & (of_cell != fold), names, f", while fold {fold} is the test part")
+        check_train(classes, (of_cell >= 0) & (of_cell != fold), names, f", while fold {fold} is the test part{where}")
 
 
 def deal(joint: np.ndarray, unit: np.ndarray | None, n_folds: int, seed: int) -> np.ndarray:

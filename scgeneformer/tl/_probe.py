@@ -138,12 +138,13 @@ def probe(
     }
     told = _tell(features, chosen, labels.codes, len(labels.classes), rounds, units, settings)
     key = keys.evaluation_key(label)
-    entry = comparable(adata, key, labels.classes, found.record)
+    record = found.record_of(adata, labels)
+    entry = comparable(adata, key, labels.classes, record)
     judged = np.any([one.told for one in rounds], axis=0)
     n_train = int(rounds[0].train.sum()) if n_folds is None else int(used.sum())
     for method, probability in told.items():
         scores = score(labels.codes[judged], probability[judged], labels.classes)
-        entry = with_method(entry, labels.classes, found.record, method, scores, n_train=n_train)
+        entry = with_method(entry, labels.classes, record, method, scores, n_train=n_train)
         summary = scores.summary
         logg.info(f"    {method}: accuracy {summary['accuracy']:.3f}, macro F1 {summary['macro_f1']:.3f}")
     results = Results(uns={key: entry})

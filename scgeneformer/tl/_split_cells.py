@@ -92,7 +92,7 @@ def split_cells(
     labels = None if label is None else [find_labels(adata, name) for name in dict.fromkeys(as_names(label))]
     found = find_split(adata, labels, split_by=split_by, fractions=fractions, n_folds=n_folds, seed=seed)
     units = None if split_by is None else find_groups(adata, split_by, asked="split_by").codes
-    key = key_added or (keys.FOLD if found.folds else keys.SPLIT)
+    key = key_added or (keys.FOLD if found.n_folds else keys.SPLIT)
     table = _sizes(found, units)
     params = {**({} if labels is None else {"labels": [one.column for one in labels]}), **found.record}
     results = Results(obs={key: found.column}, uns={key: {"params": params}})

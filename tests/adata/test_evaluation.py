@@ -62,12 +62,14 @@ def test_a_method_that_is_there_is_replaced(compared):
 
 
 @pytest.mark.parametrize(
-    "other", [{"split": {**SPLIT, "checksum": "xyz"}}, {"classes": ["x", "T cell", "B"]}], ids=["cells", "classes"]
+    "other",
+    [{"split": {**SPLIT, "checksum": "xyz"}}, {"split": {**SPLIT, "truth": "xyz"}}, {"classes": ["x", "T cell", "B"]}],
+    ids=["cells", "truth", "classes"],
 )
 def test_other_cells_or_classes_replace_all_and_the_log_says_so(compared, other, log):
     add(compared, "knn PCA", 1, **other)
     assert read_comparison(compared, "cell_type").methods == ["knn PCA"]
-    assert "was about other cells or classes, and begins anew" in log()
+    assert "was about other cells or labels, and begins anew" in log()
 
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])

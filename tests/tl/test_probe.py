@@ -138,3 +138,25 @@ def test_what_cannot_be_probed_is_refused_and_nothing_is_written(arguments, text
 @pytest.fixture
 def plain():
     return make_adata(30)
+
+
+def test_methods_stand_together_only_where_the_held_out_labels_are_the_same(adata, log):
+    gf.tl.split_cells(adata, "cell_type")
+    part, rng = adata.obs["geneformer_split"], np.random.default_rng(0)
+
+    def probe(method):
+        gf.tl.probe(adata, "cell_type", methods=method, split="geneformer_split", use_rep="noise", n_neighbors=3)
+        return table_of(adata).index.tolist()
+
+    def shuffle(chosen):
+        rows, labels = np.flatnonzero(part == chosen), adata.obs["cell_type"].to_numpy(str)
+        labels[rows] = labels[rng.permutation(rows)]
+        adata.obs["cell_type"] = labels
+
+    knn, logistic = ["knn noise", "knn PCA"], ["logistic noise", "logistic PCA"]
+    assert probe("knn") == knn
+    shuffle("train")
+    assert probe("logistic") == knn + logistic
+    shuffle("test")
+    assert probe("knn") == knn
+    assert "was about other cells or labels, and begins anew" in log()

@@ -37,7 +37,7 @@ def evaluation(
     n_train: int,
     n_unseen: int = 0,
 ) -> dict[str, Any]:
-    """The entry with one method added to those that were judged on the same cells and classes.
+    """The entry with one method added to those that were judged on the same cells and labels.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def evaluation(
     classes
         Names of the classes.
     split
-        How the cells were divided, with a "checksum".
+        How the cells were divided, with a "checksum" and, of a :class:`Split`, the "truth" of the held-out cells.
     method
         Name of the method.
     scores
@@ -67,13 +67,14 @@ def evaluation(
 
 
 def comparable(adata: AnnData, key: str, classes: list[str], split: dict[str, Any]) -> dict[str, Any] | None:
-    """The entry, if it is about the same cells and classes; parameters are those of :func:`evaluation`."""
+    """The entry, if it is about the same cells and labels; parameters are those of :func:`evaluation`."""
     before = adata.uns.get(key)
     if before is None:
         return None
-    if before["split"].get("checksum") == split.get("checksum") and list(map(str, before["classes"])) == classes:
+    same = all(before["split"].get(name) == split.get(name) for name in ("checksum", "truth"))
+    if same and list(map(str, before["classes"])) == classes:
         return before
-    logg.info(f"    uns[{key!r}] was about other cells or classes, and begins anew")
+    logg.info(f"    uns[{key!r}] was about other cells or labels, and begins anew")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def find_labels(adata: AnnData, label: str) -> Labels:
     if not known.any():
         raise DataError(f"All labels in adata.obs[{label!r}] are missing. Choose a column that has labels.")
     codes, values, ordered = _values(column[known], label)
-    names = [_text(value) for value in values]
+    names = [as_text(value) for value in values]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"Two labels in adata.obs[{label!r}] are the same once they are text: {twice}. Rename one.")
     order = np.arange(len(names)) if ordered else np.argsort(np.array(names), kind="stable")
@@ -109,9 +110,15 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, str | bool | np.bool_ | int | np.integer)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A label as text; 2.0, as whole numbers beside missing ones are stored, is "2"."""
     return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
+
+
+def digest(adata: AnnData, numbers: np.ndarray) -> str:
+    """SHA-256 of which cell has which number, whatever the order of the rows; a cell with a negative one has none."""
+    lines = sorted(f"{name}\t{number}" for name, number in zip(adata.obs_names, numbers, strict=True) if number >= 0)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _check_classes(labels: Labels) -> None:

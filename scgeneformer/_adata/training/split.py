@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata.frames import read_obs
 from scgeneformer._adata.groups import find_groups
-from scgeneformer._adata.training.labels import Labels
+from scgeneformer._adata.training.labels import Labels, digest
 from scgeneformer._checks import check_whole
 from scgeneformer._errors import DataError
 from scgeneformer._training import folds, splits
@@ -39,21 +38,26 @@ class Split:
     ----------
     parts
         0 (train), 1 (validation), 2 (test), or the number of the fold; -1 for cells in none. (n_obs,) int.
-    folds
-        Whether these are folds.
+    n_folds
+        Number of folds; None: parts.
     record
         How they came about, to be stored.
     """
 
     parts: np.ndarray
-    folds: bool
+    n_folds: int | None
     record: dict[str, Any]
 
     @property
     def column(self) -> Any:
         """The parts as a column of `obs`."""
-        names = [str(i) for i in range(int(self.parts.max()) + 1)] if self.folds else list(splits.PARTS)
+        names = list(splits.PARTS) if self.n_folds is None else [str(fold) for fold in range(self.n_folds)]
         return pd.Categorical.from_codes(self.parts.astype(np.int64), categories=pd.Index(names))
+
+    def record_of(self, adata: AnnData, labels: Labels) -> dict[str, Any]:
+        """How cells and labels to be told came about: `record`, with a digest of the class of each held-out cell."""
+        held_out = self.parts > (splits.TRAIN if self.n_folds is None else splits.NONE)
+        return {**self.record, "truth": digest(adata, np.where(held_out, labels.codes, splits.NONE))}
 
 
 def find_split(
@@ -99,13 +103,12 @@ def find_split(
         check_whole(2, n_folds=n_folds)
     each = [Labels("", np.zeros(adata.n_obs, dtype=np.int64), [""])] if labels is None else labels
     each = [each] if isinstance(each, Labels) else list(each)
-    codes = np.stack([one.codes for one in each], axis=1)
-    names = [name for one in each for name in one.classes]
+    codes, names = _joined(each)
     groups = None if split_by is None else find_groups(adata, split_by, asked="split_by")
     if split is not None:
         record: dict[str, Any] = {"column": split}
         parts = np.where((codes >= 0).any(axis=1), _read(adata, split, n_folds), splits.NONE)
-        _check(parts, codes, names, n_folds)
+        check_parts(parts, each, n_folds)
         if groups is not None:
             _check_groups(parts, groups, split)
     else:
@@ -123,7 +126,7 @@ def find_split(
         )
     if n_folds is None and labels is not None:
         _say_absent(parts, each)
-    return Split(parts, n_folds is not None, {**record, "checksum": _checksum(adata, parts)})
+    return Split(parts, n_folds, {**record, "checksum": digest(adata, parts)})
 
 
 def _read(adata: AnnData, column: str, n_folds: int | None) -> np.ndarray:
@@ -140,12 +143,18 @@ def _read(adata: AnnData, column: str, n_folds: int | None) -> np.ndarray:
     return parts
 
 
-def _check(parts: np.ndarray, codes: np.ndarray, names: list[str], n_folds: int | None) -> None:
-    """Refuse a split in which a class does not train."""
+def check_parts(parts: np.ndarray, labels: Sequence[Labels], n_folds: int | None, where: str = "") -> None:
+    """Refuse parts, or folds, with which a class does not train; `where` is said in the error, after the classes."""
+    codes, names = _joined(labels)
     if n_folds is None:
-        splits.check_train(codes, parts == splits.TRAIN, names)
+        splits.check_train(codes, parts == splits.TRAIN, names, where)
     else:
-        folds.check_folds(codes, parts, n_folds, names)
+        folds.check_folds(codes, parts, n_folds, names, where)
+
+
+def _joined(labels: Sequence[Labels]) -> tuple[np.ndarray, list[str]]:
+    """Classes of all labels, (n_obs, n_labels) int64, and their names, one label after the other."""
+    return np.stack([one.codes for one in labels], axis=1), [name for one in labels for name in one.classes]
 
 
 def _check_known(groups: Groups, codes: np.ndarray) -> None:
@@ -179,9 +188,3 @@ def _check_groups(parts: np.ndarray, groups: Groups, column: str) -> None:
             f"adata.obs[{column!r}] puts cells of {torn[0]!r} ({', '.join(groups.columns)}) into several parts. Mend "
             "the column, or leave split_by= out: then the scores may be too good, as cells of one donor are alike."
         )
-
-
-def _checksum(adata: AnnData, parts: np.ndarray) -> str:
-    """Digest of which cell is in which part, whatever the order of the rows."""
-    lines = sorted(f"{name}\t{part}" for name, part in zip(adata.obs_names, parts, strict=True) if part >= 0)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata.frames import read_obs
 from scgeneformer._adata.training.evaluation import evaluation
+from scgeneformer._adata.training.labels import as_text, digest
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -86,17 +86,17 @@ def find_truth(adata: AnnData, column: str, tasks: Sequence[Task]) -> Truth:
     classes = tasks[number].classes
     known = labels.notna().to_numpy()
     code_of = {name: i for i, name in enumerate(classes)}
-    codes = np.array([code_of.get(str(label), -1) for label in labels], dtype=np.int64)
+    codes = np.array([code_of.get(as_text(label), -1) for label in labels], dtype=np.int64)
     codes[~known] = -1
     if not (codes >= 0).any():
-        some = ", ".join(map(repr, sorted(map(str, labels[known].unique()))[:5]))
+        some = ", ".join(map(repr, sorted(map(as_text, labels[known].unique()))[:5]))
         raise DataError(
             f"adata.obs[{column!r}] has no label that the classifier knows: it holds {some}, the classifier tells "
             f"{', '.join(map(repr, classes[:5]))}. Rename the labels alike."
         )
     unseen = known & (codes < 0)
     if n := int(unseen.sum()):
-        names = sorted(map(str, labels[unseen].unique()))
+        names = sorted(map(as_text, labels[unseen].unique()))
         logg.info(f"    {n} cells have a label the classifier does not know, and are not judged: {', '.join(names)}")
     return Truth(column, number, classes, codes, n)
 
@@ -107,7 +107,6 @@ def judge(adata: AnnData, truth: Truth, probabilities: list[np.ndarray], key: st
 
     probability = probabilities[truth.task]
     judged = (truth.codes >= 0) & ~np.isnan(probability).any(axis=1)
-    names = "\n".join(sorted(adata.obs_names[judged]))
-    split = {"cells": "all with a label", "checksum": hashlib.sha256(names.encode()).hexdigest()}
+    split = {"cells": "all with a label", "checksum": digest(adata, np.where(judged, truth.codes, -1))}
     scores = score(truth.codes[judged], probability[judged])
     return evaluation(adata, key, truth.classes, split, method, scores, n_train=0, n_unseen=truth.n_unseen)
