@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,14 @@ class TokenDataset(Dataset):
     def label_offsets(self) -> np.ndarray:
         """Where the genes with a label of each cell start among all such genes, and the end, (n_cells + 1,) int64."""
         return offsets_of(self.labels[self.ids] != IGNORED)[self.offsets]
+
+    def checksum(self, *more: np.ndarray) -> str:
+        """SHA-256 of all that a training sees of the cells, and of `more` int64 arrays."""
+        positions = [] if self.positions is None else [self.positions.astype(np.int32)]
+        digest = hashlib.sha256()
+        for array in (self.offsets, self.ids.astype(np.int32), self.labels, *positions, *more):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def begin_epoch(self, epoch: int) -> None:
         """Called before each pass over the cells; nothing here depends on it."""

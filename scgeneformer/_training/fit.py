@@ -13,11 +13,13 @@ import torch
 import transformers
 
 from scgeneformer._training.processes import is_first
-from scgeneformer._training.trainer import PackedTrainer, training_arguments
+from scgeneformer._training.trainer import PackedTrainer, is_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from transformers import TrainingArguments
 
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.network import Network
@@ -31,19 +33,16 @@ def fit(
     network: Network,
     recipe: Recipe,
     folder: Path,
+    arguments: TrainingArguments,
     train: TokenDataset,
     validation: TokenDataset | None,
     measure: Measure,
-    *,
-    seed: int,
-    device: torch.device,
-    half: str | None,
-    arguments: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Train `network` in place; on `device` afterwards, without dropout and gradients.
+    """Train `network` in place; without dropout and gradients afterwards.
 
     A run that was cut off goes on from its latest checkpoint in `folder`: the same cells in the same order with the
-    same dropout, so that on a CPU the weights become the same, bit by bit.
+    same dropout, so that on a CPU the weights become the same, bit by bit. The random state of the caller is left as
+    it is.
 
     Parameters
     ----------
@@ -52,54 +51,38 @@ def fit(
     recipe
         Settings.
     folder
-        Where checkpoints go and are looked for.
+        Where checkpoints are looked for.
+    arguments
+        Those of transformers; they say where checkpoints go.
     train, validation
         Cells.
     measure
         As in :class:`PackedTrainer`.
-    seed
-        Of dropout and of the order of the cells. The random state of the caller is left as it is.
-    device
-        Where to train.
-    half
-        "bf16" or "fp16" for mixed precision, or None.
-    arguments
-        Arguments of `transformers.TrainingArguments` that take the place of ours.
 
     Returns
     -------
     What was logged: one dictionary for every ten steps and every validation.
     """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     with same_random_state(), quiet():
-        ours = training_arguments(
-            recipe,
-            folder,
-            seed=seed,
-            cpu=device.type == "cpu",
-            half=half,
-            validates=validation is not None,
-            more=arguments,
-        )
-        trainer = PackedTrainer(network, recipe, ours, train, validation, measure)
-        last = last_checkpoint(folder)
+        last, state = last_checkpoint(folder)
+        if recipe.patience is not None and is_over(state.get("log_history", []), arguments, recipe.patience):
+            arguments.max_steps = state["global_step"]  # it had stopped: what is left is to take the best
+        trainer = PackedTrainer(network, recipe, arguments, train, validation, measure)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     network.eval().requires_grad_(False)
     return trainer.state.log_history
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole checkpoint in `folder`; what a kill left half written is removed."""
+def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The latest whole checkpoint in `folder`, if any, and its state; what a kill left half written is removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for path in reversed(found):
         try:
-            json.loads((path / STATE_FILE).read_text(encoding="utf-8"))  # what Trainer writes last
-            return path
+            return path, json.loads((path / STATE_FILE).read_text(encoding="utf-8"))  # what Trainer writes last
         except (OSError, ValueError):
             if is_first():
                 shutil.rmtree(path)
-    return None
+    return None, {}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from scanpy import logging as logg
 
-from scgeneformer._errors import DataError
+from scgeneformer._publish import published
 from scgeneformer._training.processes import is_first, wait_for_all
 from scgeneformer._training.splits import TEST, TRAIN, VALIDATION
 
@@ -41,14 +41,6 @@ class Outcome:
     logits: np.ndarray
 
 
-def check_watched(run: Run, parts: np.ndarray) -> None:
-    """Refuse early stopping where nothing tells when to stop."""
-    if run.recipe.patience is not None and not (parts == VALIDATION).any():
-        raise DataError(
-            "patience stops by the validation loss, and there are no validation cells. Give them a share: fractions=."
-        )
-
-
 def train_once(run: Run, cells: TokenDataset, parts: np.ndarray, checkpoints: Path) -> Outcome:
     """Train on part 0, validate on part 1, and tell of both part 1 and part 2.
 
@@ -64,7 +56,6 @@ def train_once(run: Run, cells: TokenDataset, parts: np.ndarray, checkpoints: Pa
         Where checkpoints go.
     """
     validation, held_out = parts == VALIDATION, np.isin(parts, (VALIDATION, TEST))
-    check_watched(run, parts)
     watched = cells.part(validation) if validation.any() else None
     network, history = run.train(checkpoints, cells.part(parts == TRAIN), watched)
     rows = held_out[cells.units]
@@ -100,7 +91,8 @@ def cross_validate(run: Run, cells: TokenDataset, folds: np.ndarray, checkpoints
             parts[folds == fold] = TEST
             outcome = train_once(run, cells, parts, checkpoints / f"fold_{fold}")
             if is_first():
-                np.save(done, outcome.logits[fold_of_row == fold])
+                with published(done) as fresh:
+                    np.save(fresh, outcome.logits[fold_of_row == fold])
             wait_for_all()
         logits[fold_of_row == fold] = np.load(done, allow_pickle=False)
     logg.info("    all folds")

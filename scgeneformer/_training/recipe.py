@@ -205,29 +205,46 @@ def check_use(recipe: Recipe, others: tuple[str, ...], function: str) -> None:
     DataError
         If there is one.
     """
-    default = Recipe()
-    if used := [name for name in others if getattr(recipe, name) != getattr(default, name)]:
+    if used := _used(recipe, others):
         raise DataError(f"{used[0]}={getattr(recipe, used[0])!r} is no setting of {function}. Leave it out.")
 
 
-def find_recipe(recipe: str | Recipe, changes: dict[str, Any]) -> Recipe:
+def _used(recipe: Recipe, others: tuple[str, ...]) -> list[str]:
+    """Those of the settings `others` that are not their default."""
+    default = Recipe()
+    return [name for name in others if getattr(recipe, name) != getattr(default, name)]
+
+
+def find_recipe(recipe: str | Recipe, changes: dict[str, Any], others: tuple[str, ...] = ()) -> Recipe:
     """Recipe by name, or as given, with some settings changed; its source then says which.
+
+    Parameters
+    ----------
+    recipe
+        A name, or settings.
+    changes
+        Settings to change.
+    others
+        Settings that mark the named recipes of other functions, which are not for this one.
 
     Raises
     ------
     DataError
         If there is no recipe or no setting of a name.
     """
+    known = named_recipes()
+    names = [name for name, one in known.items() if not _used(one, others)]
     if not isinstance(recipe, str | Recipe):
-        raise DataError(f"recipe={recipe!r} is neither a name nor a Recipe; names are: {', '.join(named_recipes())}.")
+        raise DataError(f"recipe={recipe!r} is neither a name nor a Recipe; names are: {', '.join(names)}.")
     if isinstance(recipe, str):
-        if recipe not in named_recipes():
-            raise DataError(f"recipe={recipe!r} does not exist; choose one of {', '.join(map(repr, named_recipes()))}.")
-        recipe = named_recipes()[recipe]
-    known = {field.name for field in fields(Recipe)}
-    if unknown := [name for name in changes if name not in known]:
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" Did you mean {close[0]}=?" if close else f" Settings are: {', '.join(sorted(known - {'source'}))}."
+        if recipe not in names:
+            wrong = "is for another function" if recipe in known else "does not exist"
+            raise DataError(f"recipe={recipe!r} {wrong}; choose one of {', '.join(map(repr, names))}.")
+        recipe = known[recipe]
+    settings = {field.name for field in fields(Recipe)}
+    if unknown := [name for name in changes if name not in settings]:
+        close = difflib.get_close_matches(unknown[0], settings, n=1)
+        hint = f" Did you mean {close[0]}=?" if close else f" Settings are: {', '.join(sorted(settings - {'source'}))}."
         raise DataError(f"{unknown[0]}= is no parameter and no setting of a recipe.{hint}")
     return changed(recipe, changes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,16 +11,15 @@ import torch
 
 from scgeneformer._errors import DataError
 from scgeneformer._training.encoder import copy_encoder, random_encoder, without_positions
-from scgeneformer._training.fit import fit, same_random_state
+from scgeneformer._training.fit import fit, quiet, same_random_state
 from scgeneformer._training.lora import add_adapters, merge_adapters
 from scgeneformer._training.network import Network
 from scgeneformer._training.optimizer import freeze
+from scgeneformer._training.trainer import training_arguments
 from scgeneformer._training.width import begin_as_wide, times_wider
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from transformers import BertModel
+    from transformers import BertModel, TrainingArguments
 
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.recipe import Recipe
@@ -111,23 +111,43 @@ class Run:
             weights = balanced_weights(labels, self.task.sizes)
         return Network(bert, head, self.task.read, self.task.sizes, weights)
 
+    def check(self, validates: bool) -> None:
+        """Refuse settings and arguments that cannot be used; `validates`: whether there are validation cells.
+
+        Raises
+        ------
+        DataError
+            If early stopping has nothing to watch, or transformers refuses an argument.
+        """
+        if self.recipe.patience is not None and not validates:
+            raise DataError(
+                "patience stops by the validation loss, and there are no validation cells. Give them a share: "
+                "fractions=."
+            )
+        self.training_arguments(Path(), validates)
+
+    def training_arguments(self, folder: Path, validates: bool, *, saves: bool = True) -> TrainingArguments:
+        """Arguments of transformers for one training; its device is the current one from here on."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        with quiet():
+            return training_arguments(
+                self.recipe,
+                folder,
+                seed=self.seed,
+                cpu=self.device.type == "cpu",
+                half=self.half,
+                validates=validates,
+                saves=saves,
+                more=self.arguments,
+            )
+
     def train(
         self, folder: Path, train: TokenDataset, validation: TokenDataset | None
     ) -> tuple[Network, list[dict[str, Any]]]:
         """Train on some cells; checkpoints go to `folder`. Gives the network, and what was logged."""
-        network = self.network(train.truth)
-        history = fit(
-            network,
-            self.recipe,
-            folder,
-            train,
-            validation,
-            self.task.measure,
-            seed=self.seed,
-            device=self.device,
-            half=self.half,
-            arguments=self.arguments,
-        )
+        network, arguments = self.network(train.truth), self.training_arguments(folder, validation is not None)
+        history = fit(network, self.recipe, folder, arguments, train, validation, self.task.measure)
         merge_adapters(network.bert)
         return network, history
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 from scanpy import logging as logg
 
 from scgeneformer._errors import DataError
@@ -17,7 +16,7 @@ from scgeneformer._optional import require
 from scgeneformer._training.fit import quiet, same_random_state
 from scgeneformer._training.recipe import changed
 from scgeneformer._training.search_space import draw
-from scgeneformer._training.trainer import PackedTrainer, arguments_of, training_arguments
+from scgeneformer._training.trainer import PackedTrainer, arguments_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -74,17 +73,7 @@ class SearchTrainer(PackedTrainer):
         self, run_of: RunOf, base: Recipe, space: Space, train: TokenDataset, validation: TokenDataset, folder: Path
     ) -> None:
         run = run_of(base)
-        if run.device.type == "cuda":
-            torch.cuda.set_device(run.device)
-        arguments = training_arguments(
-            base,
-            folder,
-            seed=run.seed,
-            cpu=run.device.type == "cpu",
-            half=run.half,
-            validates=True,
-            more={"save_strategy": "no", **run.arguments},
-        )
+        arguments = run.training_arguments(folder, validates=True, saves=False)
         super().__init__(run.network(train.truth), base, arguments, train, validation, run.task.measure)
         self.run_of, self.base, self.space, self.given, self.cells = run_of, base, space, run.arguments, train
         self.model_init: Any = self.begin_trial
@@ -157,13 +146,13 @@ def search(
     optuna = require("optuna", "search", "A search for settings")
     asked, base = base, replace(base, patience=None)
     with quiet(), _quiet(optuna), same_random_state(), tempfile.TemporaryDirectory() as scratch:
+        trainer = SearchTrainer(run_of, base, space, train, validation, Path(scratch))
         storage = _storage(optuna, journal)
         same: dict[str, Any] = {"storage": storage, "study_name": name, "direction": METRICS[metric]}
         study = optuna.create_study(**same, load_if_exists=True)
         if done := len(_ended(study)):
             logg.info(f"    {done} trials are there already")
         if done < n_trials:
-            trainer = SearchTrainer(run_of, base, space, train, validation, Path(scratch))
             sampler = optuna.samplers.TPESampler(seed=run_of(base).seed + done)
             try:
                 trainer.hyperparameter_search(
@@ -208,10 +197,15 @@ def _table(study: Study, metric: str) -> pd.DataFrame:
 def _storage(optuna: Any, journal: Path | None) -> Any:
     if journal is None:
         return optuna.storages.InMemoryStorage()
-    if journal.is_dir() or (journal.is_file() and journal.read_bytes()[:1] not in (b"", b"{")):
+    if journal.is_dir() or (journal.is_file() and _first_byte(journal) not in (b"", b"{")):
         raise DataError(f"out={str(journal)!r} is no file of trials. Name another one.")
     journal.parent.mkdir(parents=True, exist_ok=True)
     return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 @contextmanager

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scanpy import logging as logg
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
+from scgeneformer._checks import did_you_mean
+from scgeneformer._errors import DataError
 from scgeneformer._progress import progress
 from scgeneformer._training.dataset import collate
 from scgeneformer._training.optimizer import parameter_groups
@@ -66,7 +63,7 @@ class PackedTrainer(Trainer):
         self.seconds_before: float | None = None
         callbacks: list[TrainerCallback] = [_Reporter(len(train)), _Epochs(train)]
         if recipe.patience is not None and validation is not None:
-            callbacks.append(EarlyStoppingCallback(recipe.patience))
+            callbacks.append(_EarlyStopping(recipe.patience))
         super().__init__(
             model=network,
             args=arguments,
@@ -115,7 +112,15 @@ class PackedTrainer(Trainer):
 
 
 def training_arguments(
-    recipe: Recipe, folder: Path, *, seed: int, cpu: bool, half: str | None, validates: bool, more: dict[str, Any]
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seed: int,
+    cpu: bool,
+    half: str | None,
+    validates: bool,
+    saves: bool,
+    more: dict[str, Any],
 ) -> TrainingArguments:
     """Arguments of transformers.Trainer for a recipe.
 
@@ -133,9 +138,17 @@ def training_arguments(
         "bf16" or "fp16" for mixed precision, or None.
     validates
         Whether there are validation cells.
+    saves
+        Whether checkpoints are written.
     more
         Arguments that take the place of ours, such as ``{"report_to": "tensorboard", "save_steps": 100}``.
+
+    Raises
+    ------
+    DataError
+        If one of `more` does not exist, or transformers refuses it.
     """
+    _check_names(more)
     ours: dict[str, Any] = {
         **arguments_of(recipe),
         "output_dir": str(folder),
@@ -146,7 +159,7 @@ def training_arguments(
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "logging_steps": 10,
-        "save_strategy": "epoch",
+        "save_strategy": "epoch" if saves else "no",
         "save_total_limit": 1,
         "eval_strategy": "epoch" if validates else "no",
         "dataloader_pin_memory": not cpu,
@@ -156,12 +169,32 @@ def training_arguments(
         ours[half] = True
     if recipe.patience is not None and validates:
         ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
-    if "save_steps" in more:
+    if saves and "save_steps" in more:
         ours["save_strategy"] = "steps"
-    arguments = TrainingArguments(**(ours | more))
+    try:
+        arguments = TrainingArguments(**(ours | more))
+        for reporter in get_reporting_integration_callbacks(arguments.report_to):
+            reporter()  # which asks for its package
+    except (TypeError, ValueError, RuntimeError) as error:
+        if not more:
+            raise
+        hint = ""
+        if "load_best_model_at_end" in str(error):
+            hint = " With patience= checkpoints are written where it is validated, and nowhere else."
+        raise DataError(f"arguments={more!r} cannot be used. {' '.join(str(error).split())}.{hint}") from error
     if arguments.n_gpu > 1:  # a packed batch cannot be cut for nn.DataParallel; several devices: one process each
         arguments._n_gpu = 1
     return arguments
+
+
+def _check_names(more: dict[str, Any]) -> None:
+    known = {field.name for field in fields(TrainingArguments) if field.init}
+    if unknown := [str(name) for name in more if name not in known]:
+        hint = did_you_mean(unknown, known)
+        raise DataError(
+            f"arguments={more!r}: {unknown[0]!r} is no argument of transformers.TrainingArguments.{hint} "
+            "help(transformers.TrainingArguments) lists them all."
+        )
 
 
 def arguments_of(recipe: Recipe) -> dict[str, Any]:
@@ -176,6 +209,25 @@ def arguments_of(recipe: Recipe) -> dict[str, Any]:
         "weight_decay": float(recipe.weight_decay),
         "max_grad_norm": float(recipe.max_grad_norm),
     }
+
+
+def is_over(history: list[dict[str, Any]], arguments: TrainingArguments, patience: int) -> bool:
+    """Whether the last `patience` validations in a history brought nothing better than the best before them."""
+    name = f"eval_{str(arguments.metric_for_best_model).removeprefix('eval_')}"
+    values = [entry[name] for entry in history if name in entry]
+    best = np.argmax if arguments.greater_is_better else np.argmin
+    return bool(values) and len(values) - 1 - int(best(values)) >= patience
+
+
+class _EarlyStopping(TrainerCallback):
+    """Stops where :func:`is_over` says so, by the history: checkpoints keep it, so that a stopped run goes on alike."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """After the loss is in the history."""
+        control.should_training_stop |= is_over(state.log_history, args, self.patience)
 
 
 class _Epochs(TrainerCallback):

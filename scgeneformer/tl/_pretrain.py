@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from scanpy import logging as logg
 
 from scgeneformer._docs import shared_docs
+from scgeneformer._training.splits import VALIDATION
 from scgeneformer.tl._pretraining import (
     begin_pretraining,
     choose_recipe,
@@ -111,8 +112,8 @@ def pretrain(
     Raises
     ------
     DataError
-        If counts, split, settings or orthologs cannot be used, or neither model nor vocabulary is named. Nothing is
-        written then.
+        If counts, split, settings, arguments or orthologs cannot be used, or neither model nor vocabulary is named.
+        Nothing is written then.
     ModelError
         If the model has no head for masked genes or shares no gene with the vocabulary, the vocabulary has no token
         ``<mask>``, or `out` holds something else.
@@ -130,7 +131,6 @@ def pretrain(
     >>> sorted(trained.metrics["metrics"]["validation"])
     ['accuracy', 'loss', 'n_cells', 'perplexity', 'unigram_loss']
     """
-    from scgeneformer._training.held_out import check_watched
     from scgeneformer._training.masked_genes import MaskedDataset
     from scgeneformer._training.unfinished import open_folder
 
@@ -153,10 +153,11 @@ def pretrain(
     )
     parts = corpus.split(split, split_by, fractions=fractions, seed=seed)
     run = beginning.run(objective)
-    check_watched(run, parts.parts)
+    run.check(bool((parts.parts == VALIDATION).any()))
     material = read_material(beginning, corpus, parts)
     train, *others = (MaskedDataset.of(cells, objective, seed, i) for i, cells in enumerate(material.parts))
     held_out = {name: cells for name, cells in zip(("validation", "test"), others, strict=True) if len(cells)}
+    run.check("validation" in held_out)  # of which all may have been empty
     request = beginning.request(data=material.facts, split=parts.record, orthologs=digest(orthologs))
     checkpoints = open_folder(beginning.folder, request, overwrite)
     start = logg.info(f"pretraining on {len(train):,} cells, {material.n_tokens:,} tokens")

@@ -66,7 +66,7 @@ def choose_recipe(
         changes = {"init": "pretrained", **changes}
     if config is not None:
         changes = {**changes, "config": dict(config)}
-    chosen = find_recipe(recipe, changes)
+    chosen = find_recipe(recipe, changes, OF_CLASSIFIERS)
     check_use(chosen, OF_CLASSIFIERS, "gf.tl.pretrain, but of classifiers")
     return chosen
 
@@ -144,7 +144,7 @@ def read_material(beginning: Beginning, corpus: Corpus, split: Split) -> Materia
         rows, cells = read_cells(one, n_tokens, one.names, parts >= 0, labels, "to train and validate on")
         read.append(cells)
         numbers.append(parts[rows])
-        facts.append({"cells": len(cells), "tokens": len(cells.ids), "checksum": _checksum(cells), **one.params})
+        facts.append({"cells": len(cells), "tokens": len(cells.ids), "checksum": cells.checksum(), **one.params})
     cells, part = joined(read), np.concatenate(numbers)
     found = [cells.part(part == number) for number in range(len(PARTS))]
     if not len(found[TRAIN]):
@@ -152,15 +152,6 @@ def read_material(beginning: Beginning, corpus: Corpus, split: Split) -> Materia
             "No training cell has a count of a gene of the vocabulary. Take one that has the genes of the data."
         )
     return Material(found, facts)
-
-
-def _checksum(cells: TokenDataset) -> str:
-    """SHA-256 of the tokens of all cells, and of their positions where these say something."""
-    digest = hashlib.sha256(cells.offsets.tobytes())
-    digest.update(cells.ids.astype(np.int32).tobytes())
-    if cells.positions is not None:
-        digest.update(cells.positions.astype(np.int32).tobytes())
-    return digest.hexdigest()
 
 
 def judge(

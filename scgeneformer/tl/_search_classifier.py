@@ -116,8 +116,8 @@ def search_classifier(
     MissingExtraError
         If Optuna is not installed.
     DataError
-        If labels, split, settings or space cannot be used, there are no validation cells, `out` is another kind of
-        file, or all trials were given up. Nothing is written then.
+        If labels, split, settings, arguments or space cannot be used, there are no validation cells, `out` is another
+        kind of file, or all trials were given up. Nothing is written then.
     ModelError
         If the model cannot be used.
 
@@ -180,7 +180,11 @@ def search_classifier(
         )
     classes = [[one.column, *one.classes] for one in labels]
     request = beginning.request(
-        labels=classes, split=parts.record, space={name: repr(values) for name, values in asked.items()}, metric=metric
+        labels=classes,
+        split=parts.record,
+        cells=[train.checksum(), validation.checksum()],
+        space={name: repr(values) for name, values in asked.items()},
+        metric=metric,
     )
     start = logg.info(f"searching settings for {', '.join(one.column for one in labels)}, {n_trials} trials")
     found = search(
@@ -198,6 +202,7 @@ def search_classifier(
     if split is None:
         results.obs[keys.SPLIT] = parts.column
         write(adata, results)
-    best = found.trials[f"validation_{metric}"].agg("min" if METRICS[metric] == "minimize" else "max")
+    ended = found.trials.loc[found.trials["state"] == "complete", f"validation_{metric}"]
+    best = ended.agg("min" if METRICS[metric] == "minimize" else "max")
     logg.info(f"    finished: validation {metric} {best:.4g}", time=start, deep=f"added {results}")
     return found

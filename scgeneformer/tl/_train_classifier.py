@@ -100,8 +100,8 @@ def train_classifier(
     Raises
     ------
     DataError
-        If labels, split or settings cannot be used: a class with one cell, a single class, a class that is missing
-        from the training cells, a column that does not exist. Nothing is written then.
+        If labels, split, settings or arguments cannot be used: a class with one cell, a single class, a class that is
+        missing from the training cells, a column that does not exist. Nothing is written then.
     ModelError
         If the model cannot be used, or `out` holds something else.
 
@@ -119,13 +119,14 @@ def train_classifier(
     >>> sorted(path.name for path in trained.folder.iterdir())[:3]
     ['README.md', 'aliases.tsv', 'config.json']
     """
-    from scgeneformer._training.held_out import check_watched, cross_validate, train_once
+    from scgeneformer._training.held_out import cross_validate, train_once
     from scgeneformer._training.task import CellTask
     from scgeneformer._training.unfinished import open_folder
 
     labels = [find_labels(adata, name) for name in dict.fromkeys(as_names(label))]
     if not labels:
         raise DataError("label=[] names no column of adata.obs. Name at least one.")
+    keys.prediction_keys([one.column for one in labels])  # refuses those whose results would have one key
     beginning = begin(
         adata,
         model,
@@ -145,30 +146,30 @@ def train_classifier(
     )
     parts = find_split(adata, labels, split=split, split_by=split_by, fractions=fractions, n_folds=n_folds, seed=seed)
     rows, cells = labelled_cells(adata, beginning, labels, parts)
+    part = parts.parts[rows]
     pooling, sizes = beginning.recipe.pooling, [len(one.classes) for one in labels]
     run = beginning.run(CellTask(beginning.vocabulary, pooling, sizes))
     run.encoder()  # refuses what the model does not have, before anything is written
-    if n_folds is None:
-        check_watched(run, parts.parts)
+    run.check(bool((part == VALIDATION).any()) if n_folds is None else run.recipe.patience is not None)
     names = [one.column for one in labels]
-    request = beginning.request(labels=[[one.column, *one.classes] for one in labels], split=parts.record)
+    classes = [[one.column, *one.classes] for one in labels]
+    request = beginning.request(labels=classes, split=parts.record, cells=cells.checksum())
     checkpoints = open_folder(beginning.folder, request, overwrite)
     start = logg.info(f"fine-tuning {beginning.model.name} on {', '.join(names)}, {len(cells)} cells")
     train = train_once if n_folds is None else cross_validate
-    outcome = train(run, cells, parts.parts[rows], checkpoints)
+    outcome = train(run, cells, part, checkpoints)
 
-    judged = _judge(labels, cells, outcome, parts.parts[rows], n_folds)
+    judged = _judge(labels, cells, outcome, part, n_folds)
     results = Results()
     if split is None:
         results.obs[keys.FOLD if n_folds else keys.SPLIT] = parts.column
-    trains = (parts.parts[rows] == TRAIN) | (n_folds is not None)
+    trains = (part == TRAIN) | (n_folds is not None)
     for one in labels:
         if (scores := judged[one.column].get("test")) is not None:
             n_train = int((trains & (one.codes[rows] >= 0)).sum())
             key = keys.evaluation_key(one.column)
-            results.uns[key] = evaluation(
-                adata, key, one.classes, parts.record, METHOD, scores, n_train=n_train, n_unseen=0
-            )
+            record = parts.record_of(adata, one)
+            results.uns[key] = evaluation(adata, key, one.classes, record, METHOD, scores, n_train=n_train)
     trained = _save(beginning, outcome, labels, judged, parts, cells)
     write(adata, results)
     logg.info(f"    finished: {trained.folder}", time=start, deep=f"added {results}")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,7 +107,7 @@ def train_gene_classifier(
     ------
     DataError
         If there are fewer than two classes, a gene is in two of them, or a class has fewer than 5 genes in the cells,
-        or fewer than folds; if counts or settings cannot be used. Nothing is written then.
+        or fewer than folds; if counts, settings or arguments cannot be used. Nothing is written then.
     ModelError
         If the model cannot be used, or `out` holds something else.
 
@@ -140,7 +139,7 @@ def train_gene_classifier(
         recipe,
         settings,
         out=out,
-        default_out=keys.prediction_key(label),
+        default_out=keys.prediction_keys([label])[0],
         counts_layer=counts_layer,
         use_raw=use_raw,
         gene_ids=gene_ids,
@@ -156,13 +155,14 @@ def train_gene_classifier(
     asked.check_sizes(least)
     run = beginning.run(GeneTask(len(asked.classes)))
     run.encoder()  # refuses what the model does not have, before anything is written
+    run.check(run.recipe.patience is not None)
     cells = _cells(adata, beginning, asked, sample)
     genes = asked.seen(np.bincount(cells.ids, minlength=n_tokens))
     genes.check_sizes(least)
     fold_of_gene = np.zeros(len(genes.codes), dtype=np.int64)
     if n_folds is not None:
         fold_of_gene = gene_folds(genes.codes, n_folds, FOLD_SEED)
-    record = {"n_folds": n_folds or 0, "seed": FOLD_SEED, "checksum": _checksum(cells, fold_of_gene)}
+    record = {"n_folds": n_folds or 0, "seed": FOLD_SEED, "checksum": cells.checksum(fold_of_gene.astype(np.int64))}
     checkpoints = open_folder(beginning.folder, beginning.request(classes=genes.classes, split=record), overwrite)
     start = logg.info(
         f"fine-tuning {beginning.model.name} on {len(genes.classes)} classes of {len(genes.names)} genes in "
@@ -210,15 +210,6 @@ def _cells(adata: AnnData, beginning: Beginning, genes: GeneClasses, sample: int
     found = gather(source.counted()[1], chosen, n_tokens)
     cells = TokenDataset(found.ids, found.offsets, labels, found.positions)
     return cells.take(np.argsort(adata.obs_names.to_numpy(str)[chosen], kind="stable"))
-
-
-def _checksum(cells: TokenDataset, fold_of_gene: np.ndarray) -> str:
-    """Digest of all that the training and its folds see."""
-    digest = hashlib.sha256()
-    positions = [] if cells.positions is None else [cells.positions]
-    for array in (cells.ids, cells.offsets, cells.labels, fold_of_gene.astype(np.int64), *positions):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _judge(cells: TokenDataset, outcome: Outcome, genes: GeneClasses, fold_of_gene: np.ndarray) -> GeneScores:

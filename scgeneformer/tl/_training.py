@@ -12,8 +12,10 @@ from scanpy import logging as logg
 from scgeneformer import models
 from scgeneformer._adata.kind import check_target
 from scgeneformer._adata.tokens import open_tokens
+from scgeneformer._adata.training.split import check_parts
 from scgeneformer._errors import DataError
 from scgeneformer._training.recipe import OF_PRETRAINING, check_use, find_recipe
+from scgeneformer._training.splits import NONE
 from scgeneformer.settings import settings
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def begin(
     from scgeneformer._training.encoder import with_cls
 
     check_target(adata)
-    chosen = find_recipe(recipe, changes)
+    chosen = find_recipe(recipe, changes, ("init", *OF_PRETRAINING))
     check_use(chosen, OF_PRETRAINING, "classifiers, but of gf.tl.pretrain")
     place = find_place(default_out if out is None else out, overwrite, device, dtype)
     loaded = models.load(model, device="cpu", dtype="float32")
@@ -221,14 +223,24 @@ def save(
 def labelled_cells(
     adata: AnnData, beginning: Beginning, labels: list[Labels], parts: Split
 ) -> tuple[np.ndarray, TokenDataset]:
-    """Rows of the cells with a label and a part, by the name of the cell, and their tokens and labels."""
+    """Rows of the cells with a label and a part, by the name of the cell, and their tokens and labels.
+
+    Raises
+    ------
+    DataError
+        If a class does not train, or a fold is empty, once cells in which the model knows no gene are left out.
+    """
     from scgeneformer._training.dataset import IGNORED
 
     codes = np.stack([one.codes for one in labels], axis=1)
     chosen = (codes >= 0).any(axis=1) & (parts.parts >= 0)
     names = adata.obs_names.to_numpy(str)
     told, n_tokens = np.where(codes < 0, IGNORED, codes), beginning.vocabulary.n_tokens
-    return read_cells(beginning.source, n_tokens, names, chosen, told, "with a label")
+    rows, cells = read_cells(beginning.source, n_tokens, names, chosen, told, "with a label")
+    left = np.full(adata.n_obs, NONE)
+    left[rows] = parts.parts[rows]
+    check_parts(left, labels, parts.n_folds, " once cells without a count of a gene that the model knows are left out")
+    return rows, cells
 
 
 def read_cells(

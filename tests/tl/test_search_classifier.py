@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
-from toys import make_adata
+from toys import clear_cells, make_adata
 
 import scgeneformer as gf
 from scgeneformer import _optional
@@ -134,6 +135,7 @@ def test_settings_of_optuna_and_random_numbers_stay_as_they_were(cells, toy):
         ({"space": {"pooling": ["mean", "cls"]}}, "pooling='cls' needs a model with a <cls> token"),
         ({"frozen_layers": 4}, "frozen_layers=4 is more than the 3 blocks"),
         ({"learning_rat": 4}, "learning_rat= is no parameter and no setting"),
+        ({"arguments": {"bogus": 1}}, "'bogus' is no argument of transformers.TrainingArguments"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(unchanged, toy, parameters, message):
@@ -149,6 +151,46 @@ def test_a_file_that_holds_something_else_is_refused_and_left_alone(unchanged, t
                 unchanged, "donor", toy, space=SPACE, n_trials=1, out=path, fractions=(0.6, 0.2, 0.2)
             )
     assert (tmp_path / "notes.txt").read_text() == "not trials"
+
+
+def test_of_a_file_that_holds_something_else_one_byte_is_read(cells, toy, tmp_path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 42)  # of which the disk holds nothing, and no memory could
+    with pytest.raises(DataError, match="is no file of trials"):
+        gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=1, out=tmp_path / "large")
+
+
+def test_arguments_are_refused_before_the_file_is_made(cells, toy, tmp_path):
+    with pytest.raises(DataError, match="'bogus' is no argument"):
+        gf.tl.search_classifier(cells, "kind", toy, n_trials=1, out=tmp_path / "new" / "x", arguments={"bogus": 1})
+    assert not (tmp_path / "new").exists()
+
+
+def test_trials_of_other_cells_or_labels_are_others(cells, toy, tmp_path):
+    cells.obs["part"] = np.resize(["train"] * 3 + ["validation"], 60)
+    found = {"space": SPACE, "split": "part", "out": tmp_path / "trials.log"}
+    gf.tl.search_classifier(cells, "kind", toy, n_trials=2, **found)
+    counts, labels = cells.copy(), cells.copy()
+    counts.X = cells.X[::-1]
+    labels.obs["kind"] = cells.obs["kind"].to_numpy()[::-1]
+    for other in (counts, labels):
+        assert len(gf.tl.search_classifier(other, "kind", toy, n_trials=1, **found).trials) == 1
+
+
+def test_the_log_tells_of_the_best_trial_that_came_to_its_end(cells, toy, monkeypatch, log):
+    from scgeneformer._training import search as module
+
+    trials = pd.DataFrame({"state": ["pruned", "complete", "complete"], "validation_loss": [0.1, 0.75, 0.5]})
+    monkeypatch.setattr(module, "search", lambda *_, **__: module.Search(gf.models.Recipe(), trials))
+    gf.tl.search_classifier(cells, "kind", toy)
+    assert "finished: validation loss 0.5" in log()
+
+
+def test_classes_of_empty_cells_alone_are_refused(cells, toy):
+    clear_cells(cells, *range(0, 60, 2))
+    with pytest.raises(DataError, match="No cell of 'a' would be on the training side once cells without a count"):
+        gf.tl.search_classifier(cells, "kind", toy, space=SPACE, n_trials=1)
+    assert "geneformer_split" not in cells.obs
 
 
 def test_without_optuna_the_extra_is_named(unchanged, toy, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -233,6 +234,103 @@ def test_early_stopping_keeps_the_best(cells, toy, tmp_path):
     assert min(losses) < best
 
 
+def test_a_stopped_training_is_not_taken_up_with_other_cells_or_labels(cells, toy, tmp_path, stop_after):
+    cells.obs["part"] = np.resize(["train"] * 7 + ["validation", "test"], 90)
+    stop_after(3)
+    with pytest.raises(Stop):
+        train(cells, toy, tmp_path / "out", split="part")
+    trains, rng = np.flatnonzero(cells.obs["part"] == "train"), np.random.default_rng(0)
+    counts, labels = cells.copy(), cells.copy()
+    counts.X = cells.X[rng.permutation(90)]
+    labels.obs["cell_type"] = cells.obs["cell_type"].astype(str)
+    labels.obs.iloc[trains, labels.obs.columns.get_loc("cell_type")] = (
+        labels.obs["cell_type"].iloc[rng.permutation(trains)].to_numpy()
+    )
+    for other in (counts, labels):
+        with pytest.raises(DataError, match=r"holds a training that was cut off and differs in cells\. Repeat"):
+            train(other, toy, tmp_path / "out", split="part")
+
+
+def test_a_fold_whose_results_were_being_written_is_done_again(cells, toy, tmp_path, monkeypatch):
+    def half(path, _):
+        path.write_bytes(b"\x93NUMPY")
+        raise Stop
+
+    more = {"n_folds": 2, "epochs": 1}
+    whole = train(cells, toy, tmp_path / "one", **more)
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", half)
+        with pytest.raises(Stop):
+            train(cells, toy, tmp_path / "two", **more)
+    assert train(cells, toy, tmp_path / "two", **more).metrics["metrics"] == whole.metrics["metrics"]
+
+
+@pytest.fixture
+def given_losses(monkeypatch):
+    """Function that says what the validation losses are, and in which validation a training is stopped."""
+    from scgeneformer._training.trainer import PackedTrainer
+
+    real = PackedTrainer.evaluate
+
+    def give(losses, stop_in=None):
+        def evaluate(self, *args, **more):
+            epoch = round(self.state.epoch)
+            if epoch == stop_in:
+                raise Stop
+            self.measure = lambda *_: {"loss": losses[epoch - 1], "accuracy": 0.0}
+            return real(self, *args, **more)
+
+        monkeypatch.setattr(PackedTrainer, "evaluate", evaluate)
+
+    return give
+
+
+def losses_of(trained):
+    return [entry["eval_loss"] for entry in trained.metrics["history"] if "eval_loss" in entry]
+
+
+def test_a_stopped_training_stops_early_where_the_whole_one_does(cells, toy, tmp_path, given_losses, monkeypatch):
+    def stop(*_):
+        raise Stop
+
+    losses, more = [1.0, 0.9, 0.95, 0.96, 0.5, 0.4], {"epochs": 6, "patience": 2}
+    given_losses(losses)
+    assert losses_of(train(cells, toy, tmp_path / "one", **more)) == losses[:4]
+    given_losses(losses, stop_in=4)
+    with pytest.raises(Stop):
+        train(cells, toy, tmp_path / "two", **more)
+    given_losses(losses)
+    assert losses_of(train(cells, toy, tmp_path / "two", **more)) == losses[:4]
+    assert same_weights(tmp_path / "one", tmp_path / "two")
+    more["arguments"] = {"save_total_limit": 3}  # the last checkpoint is there, too, not the best alone
+    with monkeypatch.context() as patched:
+        patched.setattr("scgeneformer.tl._train_classifier._judge", stop)
+        with pytest.raises(Stop):
+            train(cells, toy, tmp_path / "three", **more)
+    assert losses_of(train(cells, toy, tmp_path / "three", **more)) == losses[:4]
+    assert same_weights(tmp_path / "one", tmp_path / "three")
+
+
+@pytest.mark.parametrize(
+    ("losses", "over"),
+    [
+        ([], False),
+        ([1.0, 2.0], False),
+        ([1.0, 2.0, 3.0], True),
+        ([1.0, 1.0, 1.0], True),  # as good is not better
+        ([1.0, 2.0, 0.9], False),
+        ([1.0, 0.9, 0.95, 0.9], True),
+    ],
+)
+def test_when_early_stopping_stops_by_hand(losses, over):
+    from scgeneformer._training.trainer import is_over
+
+    history = [entry for loss in losses for entry in ({"loss": 0.0}, {"eval_loss": loss, "eval_accuracy": -loss})]
+    by_loss = SimpleNamespace(metric_for_best_model="eval_loss", greater_is_better=False)
+    by_accuracy = SimpleNamespace(metric_for_best_model="accuracy", greater_is_better=True)
+    assert is_over(history, by_loss, 2) is is_over(history, by_accuracy, 2) is over
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +364,11 @@ def test_whole_numbers_and_truth_values_are_labels(cells, toy, tmp_path):
     gf.tl.classify(cells, trained, truth="is_b")
     assert cells.obs["geneformer_is_b"].cat.categories.tolist() == ["False", "True"]
     assert cells.uns["geneformer_is_b_truth"]["table"]["n_test"].item() == 90
+    cells.obs["number"] = np.where(np.arange(90) < 5, np.nan, np.arange(90) % 2 + 1.0)  # whole numbers beside NaN
+    trained = train(cells, toy, tmp_path / "numbers", label="number", epochs=1)
+    gf.tl.classify(cells, trained, truth="number")
+    assert cells.obs["geneformer_number"].cat.categories.tolist() == ["1", "2"]
+    assert cells.uns["geneformer_number_truth"]["table"]["n_test"].item() == 85
 
 
 def test_a_class_that_does_not_train_is_refused(cells, toy, tmp_path):
@@ -279,7 +382,8 @@ def test_a_class_that_does_not_train_is_refused(cells, toy, tmp_path):
     [
         ({"label": "absent"}, "label='absent' is no column of adata.obs"),
         ({"label": []}, "names no column"),
-        ({"recipe": "best"}, "recipe='best' does not exist; choose one of 'default'"),
+        ({"recipe": "best"}, r"recipe='best' does not exist; choose one of 'default', .* 'mindspore'\.$"),
+        ({"recipe": "geneformer"}, "recipe='geneformer' is for another function; choose one of 'default',"),
         ({"learning_rat": 1}, "learning_rat= is no parameter and no setting of a recipe. Did you mean learning_rate="),
         ({"epochs": 0}, "epochs=0 must be a number"),
         ({"batch_size": 1.5}, "batch_size=1.5 must be a whole number"),
@@ -288,12 +392,24 @@ def test_a_class_that_does_not_train_is_refused(cells, toy, tmp_path):
         ({"num_layers": 4}, "num_layers=4 must be from 1 to 3"),
         ({"patience": 1, "fractions": (0.9, 0, 0.1)}, "there are no validation cells"),
         ({"split_by": "nobody"}, "nobody"),
+        ({"arguments": {"save_step": 1}}, r"'save_step' is no argument of .* Did you mean 'save_steps'\? help\("),
+        ({"arguments": {"bogus": 1}}, r"'bogus' is no argument of transformers\.TrainingArguments\. help\(transf"),
+        ({"arguments": {"optim": "best"}}, r"arguments=\{'optim': 'best'\} cannot be used\. .*best.* is not a valid"),
+        ({"arguments": {"report_to": "pigeon"}}, "cannot be used. pigeon is not supported, only"),
+        ({"arguments": {"save_steps": 1}, "patience": 1}, "With patience= checkpoints are written where it is"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_parameters_that_make_no_sense_are_refused_and_nothing_is_written(unchanged, toy, tmp_path, more, error):
     with pytest.raises(DataError, match=error):
         train(unchanged, toy, tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_package_that_an_argument_needs_is_asked_for_first(unchanged, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    with pytest.raises(DataError, match=r"cannot be used\. WandbCallback requires wandb to be installed"):
+        train(unchanged, toy, tmp_path / "out", arguments={"report_to": "wandb"})
     assert not (tmp_path / "out").exists()
 
 
@@ -310,6 +426,28 @@ def test_empty_cells_are_left_out(cells, toy, tmp_path, log):
     clear_cells(cells, 0, 5)
     train(cells, toy, tmp_path / "out", epochs=1)
     assert "2 of 90 cells with a label have no count of a gene that the model knows" in log()
+
+
+@pytest.mark.parametrize("more", [{}, {"n_folds": 3}], ids=["parts", "folds"])
+def test_a_class_of_empty_cells_alone_is_refused(cells, toy, tmp_path, more):
+    clear_cells(cells, *np.flatnonzero(cells.obs["cell_type"] == "B"))
+    before = cells.copy()
+    with pytest.raises(DataError, match=r"No cell of 'B' would be on the training side.* once cells without a"):
+        train(cells, toy, tmp_path / "out", **more)
+    clear_cells(cells, *range(90))
+    told = "Each of the 3 folds must have a cell with a label once" if more else "No cell of 'B', 'CD4.* once"
+    with pytest.raises(DataError, match=told):
+        train(cells, toy, tmp_path / "out", **more)
+    assert cells.obs.equals(before.obs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_early_stopping_needs_validation_cells_that_are_not_empty(cells, toy, tmp_path):
+    cells.obs["part"] = np.resize(["train"] * 7 + ["validation", "test"], 90)
+    clear_cells(cells, *np.flatnonzero(cells.obs["part"] == "validation"))
+    with pytest.raises(DataError, match="patience stops by the validation loss, and there are no validation cells"):
+        train(cells, toy, tmp_path / "out", split="part", patience=1)
+    assert not (tmp_path / "out").exists()
 
 
 # --- classify -------------------------------------------------------------------------------------------------------
@@ -386,6 +524,17 @@ def test_labels_that_the_classifier_does_not_know_are_not_judged(cells, toy, tmp
         gf.tl.classify(other, trained, truth="cell_type")
     with pytest.raises(MissingKeyError, match="truth='nothing' is no column"):
         gf.tl.classify(other, trained, truth="nothing")
+
+
+def test_classifiers_stand_together_where_the_truth_is_the_same(cells, toy, tmp_path):
+    trained = train(cells, toy, tmp_path / "one", epochs=1)
+    again = gf.models.save(trained, tmp_path / "two")
+    cells.obs["other"] = np.random.default_rng(0).permutation(cells.obs["cell_type"].to_numpy(str))
+    told = []
+    for model, truth in ((trained, "cell_type"), (again, "cell_type"), (trained, "other")):
+        gf.tl.classify(cells, model, truth=truth)
+        told.append(cells.uns["geneformer_cell_type_truth"]["methods"].tolist())
+    assert told == [["classify one"], ["classify one", "classify two"], ["classify one"]]
 
 
 def test_genes_that_are_missing_count_as_not_expressed(cells, toy, tmp_path):

@@ -233,6 +233,7 @@ def test_classes_that_cannot_be_used_are_refused_and_nothing_is_written(unchange
         ({"patience": 2, "n_folds": 2}, "at least three folds"),
         ({"num_layers": 9}, "num_layers=9 must be from 1 to 3"),
         ({"learning": 1}, "learning= is no parameter"),
+        ({"arguments": {"bogus": 1}}, "'bogus' is no argument of transformers.TrainingArguments"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_and_nothing_is_written(unchanged, toy, tmp_path, changes, said):

@@ -9,7 +9,7 @@ from toys import make_model
 
 import scgeneformer as gf
 from scgeneformer._errors import DataError
-from scgeneformer._training.recipe import Recipe, find_recipe, named_recipes
+from scgeneformer._training.recipe import OF_CLASSIFIERS, OF_PRETRAINING, Recipe, find_recipe, named_recipes
 from scgeneformer._training.run import Run
 from scgeneformer._training.task import CellTask
 
@@ -156,3 +156,17 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_recipes_that_do_not_exist_are_refused(recipe, changes, message):
     with pytest.raises(DataError, match=message):
         find_recipe(recipe, changes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "others", "names"),
+    [
+        ("geneformer", ("init", *OF_PRETRAINING), "'default', 'cardiomyopathy', 'dosage_sensitivity', 'mindspore'"),
+        ("mindspore", OF_CLASSIFIERS, "'default', 'geneformer'"),
+    ],
+)
+def test_recipes_of_other_functions_are_refused_and_not_offered(recipe, others, names):
+    with pytest.raises(DataError, match=rf"recipe='{recipe}' is for another function; choose one of {names}\.$"):
+        find_recipe(recipe, {}, others)
+    with pytest.raises(DataError, match=rf"recipe='x' does not exist; choose one of {names}\.$"):
+        find_recipe("x", {}, others)
