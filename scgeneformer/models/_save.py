@@ -85,13 +85,14 @@ def check_target(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def written_beside(folder: Path) -> Iterator[Path]:
-    """Give a fresh directory beside `folder`, whose files take their place in `folder` at the end, if all went well.
+    """Give a fresh directory, on the disk of `folder`, whose files take their place in it at the end, if all went well.
 
     An interrupt waits until all of them have. A process that is killed meanwhile leaves no config, and so no model,
     rather than the config of one and the weights of another.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    near = folder if folder.exists() else folder.parent  # a directory that is there may be a disk of its own
+    near.mkdir(parents=True, exist_ok=True)
+    fresh = near / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     fresh.mkdir()
     try:
         yield fresh

@@ -111,6 +111,18 @@ def test_a_failure_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
 
 
+def test_files_are_written_on_the_disk_on_which_they_will_be(ours, tmp_path):
+    """A directory that is there may be a mounted one, into which nothing can be moved from beside it."""
+    from scgeneformer.models import _save
+
+    for folder, near in ((ours, ours), (tmp_path / "new", tmp_path)):
+        with _save.written_beside(folder) as fresh:
+            assert fresh.parent == near
+            (fresh / "config.json").write_text("{}")
+        assert not fresh.exists()
+        assert (folder / "config.json").read_text() == "{}"
+
+
 def test_an_interrupt_waits_until_one_model_has_taken_the_place_of_another(checkpoint, ours, monkeypatch):
     from scgeneformer.models import _save
 
