@@ -107,10 +107,15 @@ def uninterrupted() -> Iterator[None]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder so that under its name there is all of it or nothing."""
+    """Remove a folder so that under its name there is all of it or nothing.
+
+    It has another name meanwhile, always the same, so that what a killed process left of it is removed with the next.
+    """
+    gone = folder.with_name(f".{folder.name}.removed")
+    _remove(gone)
     with suppress(FileNotFoundError):
-        folder = folder.rename(beside(folder))
-        _remove(folder)
+        folder.rename(gone)
+        _remove(gone)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -1,3 +1,4 @@
+import os
 import pickle
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from scgeneformer import DataError
+from scgeneformer import DataError, _publish
 from scgeneformer._adata.disk.run_store import RunStore
 
 PART = {"x": np.arange(6).reshape(3, 2), "none": np.empty((0, 4), np.float32), "y": np.array([np.nan, 1.0])}
@@ -137,3 +138,22 @@ def test_a_run_that_was_killed_while_it_made_its_store_begins_anew(tmp_path, mon
     (tmp_path / "run").mkdir()  # an empty folder is as good as none
     RunStore(tmp_path / "run", {"a": 1}).save("0", "", PART)
     assert (tmp_path / "run" / "parts").is_dir()
+
+
+def test_what_a_kill_leaves_of_a_folder_is_removed_with_the_next_of_that_name(tmp_path, monkeypatch):
+    class Kill(BaseException):
+        pass
+
+    def kill(path, **_):
+        raise Kill
+
+    folder = tmp_path / "out.h5ad.parts"
+    (folder / "parts").mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(_publish.shutil, "rmtree", kill)
+        with pytest.raises(Kill):
+            _publish.discard(folder)
+    assert os.listdir(tmp_path) == [".out.h5ad.parts.removed"]
+    folder.mkdir()
+    _publish.discard(folder)
+    assert os.listdir(tmp_path) == []
