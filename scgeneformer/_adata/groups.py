@@ -10,6 +10,7 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scgeneformer._adata.frames import read_obs
+from scgeneformer._adata.keys import group_key
 from scgeneformer._checks import as_names
 from scgeneformer._errors import DataError
 
@@ -66,7 +67,9 @@ def choose_groups(present: list[str], asked: str | Sequence[str] | None, name: s
     return chosen
 
 
-def find_groups(adata: AnnData, groupby: str | Sequence[str], *, asked: str = "groupby") -> Groups:
+def find_groups(
+    adata: AnnData, groupby: str | Sequence[str], *, asked: str = "groupby", key: str | None = None
+) -> Groups:
     """Group the cells by one or several columns of `obs`; cells with a missing label belong to no group.
 
     Parameters
@@ -77,18 +80,22 @@ def find_groups(adata: AnnData, groupby: str | Sequence[str], *, asked: str = "g
         The columns.
     asked
         Name of the parameter by which the user gave them, for error messages.
+    key
+        Key to which the columns are appended where results are stored.
 
     Raises
     ------
     MissingKeyError
         If a column does not exist.
     DataError
-        If no cell has a label.
+        If no cell has a label, or the results would have the key of others.
     """
     columns = list(dict.fromkeys(as_names(groupby)))
     labels = read_obs(adata, columns, asked)
     if "n_cells" in columns:
         raise DataError(f"{asked}='n_cells' is the name under which the number of cells is stored. Rename the column.")
+    if key is not None:
+        group_key(key, columns)  # refuses that of other results
     known = labels.notna().all(axis=1).to_numpy()
     if not known.any():
         raise DataError(f"All labels in adata.obs[{columns!r}] are missing. Group by a column that has labels.")

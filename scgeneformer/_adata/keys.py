@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from scgeneformer._engine.perturbation.edits import EDITS
+from scgeneformer._errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EMBEDDING = "X_geneformer"  # obsm, uns
 GENES = "geneformer"  # varm, uns
@@ -17,6 +23,18 @@ PSEUDO_PERPLEXITY = "geneformer_pseudo_perplexity"  # obs
 GENE_CONTEXT = "rank_genes_context"  # uns
 ENSEMBL_ID = "ensembl_id"  # var
 GENE_TOKEN = "geneformer_token"  # var
+SPLIT = "geneformer_split"  # obs: train, validation or test
+FOLD = "geneformer_fold"  # obs: fold of cross-validation
+RANK_PERTURBATIONS = "rank_perturbations"  # uns
+PERTURBATION = "geneformer_delete"  # layers, obsm, varm, uns: those of the default mode
+STATISTICS = ("median", "mean", "variance", "std", "detection")  # var: of the counts of a gene, behind "geneformer_"
+
+FIXED = {
+    *(TOKENS, BINS, N_GENES, N_TOKENS, ATTENTION, LOG_LIKELIHOOD, PSEUDO_PERPLEXITY),
+    *(GENE_TOKEN, SPLIT, FOLD),
+    *(f"{GENES}_{name}" for name in (*STATISTICS, *EDITS, "edits")),
+}
+ENDINGS = re.compile(r"n_cells|genes|pca|effects(_sd|_n_cells)?|L\d+")  # behind any key
 
 
 def layer_key(key: str, layer: int, n_layers: int) -> str:
@@ -24,9 +42,30 @@ def layer_key(key: str, layer: int, n_layers: int) -> str:
     return f"{key}_L{layer}" if n_layers > 1 else key
 
 
-def group_key(key: str, groupby: list[str]) -> str:
-    """Key of a result per group: ``<key>_<column>[_<column>...]``; label text never enters a key."""
-    return "_".join([key, *groupby]).replace("/", "_")  # "/" would nest the key in h5ad and zarr
+def group_key(key: str, groupby: Sequence[str]) -> str:
+    """Key of a result per group: ``<key>_<column>[_<column>...]``; label text never enters a key.
+
+    Raises
+    ------
+    DataError
+        If other results have this key.
+    """
+    made = _joined(key, groupby)
+    if _is_taken(made, key):
+        raise DataError(
+            f"Results for groups of {', '.join(map(repr, groupby))} would have the key {made!r}, which is that of "
+            "other results. Rename the column."
+        )
+    return made
+
+
+def _joined(key: str, names: Sequence[str]) -> str:
+    return "_".join([key, *names]).replace("/", "_")  # "/" would nest the key in h5ad and zarr
+
+
+def _is_taken(made: str, key: str) -> bool:
+    """Whether a name behind a key makes one that other results have."""
+    return made in FIXED or ENDINGS.fullmatch(made.removeprefix(f"{key}_")) is not None
 
 
 def groups_table(key: str) -> str:
@@ -89,22 +128,9 @@ def vectors_key(key: str) -> str:
     return f"{key}_vectors"
 
 
-RANK_PERTURBATIONS = "rank_perturbations"  # uns
-PERTURBATION = "geneformer_delete"  # layers, obsm, varm, uns: those of the default mode
-
-
 def without_anchor(key: str) -> str:
     """Key of the perturbations of single genes beside those with an anchor."""
     return re.sub(r"_anchor(_L\d+)?$", r"\1", key)
-
-
-SPLIT = "geneformer_split"  # obs: train, validation or test
-FOLD = "geneformer_fold"  # obs: fold of cross-validation
-
-
-def prediction_key(label: str) -> str:
-    """Key of what a classifier tells: ``geneformer_<label>``."""
-    return group_key(GENES, [label])
 
 
 def probability_key(key: str) -> str:
@@ -125,6 +151,41 @@ def truth_key(key: str) -> str:
 def evaluation_key(label: str) -> str:
     """Key of how classifiers of a label compare on cells, or genes, that they were not trained on."""
     return f"{prediction_key(label)}_evaluation"
+
+
+def prediction_key(label: str) -> str:
+    """Key of what a classifier tells: ``geneformer_<label>``."""
+    return _joined(GENES, [label])
+
+
+def prediction_keys(labels: Sequence[str], key_added: str | None = None) -> list[str]:
+    """Keys of what one classifier tells of each of its labels, checked before anything is written.
+
+    They are those of :func:`prediction_key`; `key_added` in place of "geneformer", and of all of it for one label.
+
+    Raises
+    ------
+    DataError
+        If results of two labels, or other results, have one key.
+    """
+    if key_added is not None and len(labels) == 1:
+        return [key_added]
+    start = GENES if key_added is None else key_added
+    found, owner = [_joined(start, [label]) for label in labels], dict[str, str]()
+    for label, key in zip(labels, found, strict=True):
+        if _is_taken(key, start):
+            raise DataError(
+                f"What is told of {label!r} would have the key {key!r}, which is that of other results. Rename the "
+                "label before a classifier is trained; with one that was trained, name another key: key_added='...'."
+            )
+        for one in (key, probability_key(key), confidence_key(key), truth_key(key), f"{key}_evaluation"):
+            if one in owner:
+                raise DataError(
+                    f"Results of the labels {owner[one]!r} and {label!r} would have the same key, {one!r} ('/' is "
+                    "written as '_'). Rename one of the columns before a classifier is trained."
+                )
+            owner[one] = label
+    return found
 
 
 class PcaKeys(NamedTuple):

@@ -19,8 +19,6 @@ from scgeneformer._progress import progress
 if TYPE_CHECKING:
     from anndata import AnnData
 
-COLUMNS = ("median", "mean", "variance", "std", "detection")
-
 
 @shared_docs
 def gene_medians(
@@ -103,7 +101,7 @@ def gene_medians(
     start = logg.info("gene medians")
     with progress(adata.n_obs, "gene medians") as advance:
         found = gene_statistics(counts, names, settings, advance)
-    table = found.to_frame().loc[names.ids, list(COLUMNS)].set_axis(counts.var.index)
+    table = found.to_frame().loc[names.ids, list(keys.STATISTICS)].set_axis(counts.var.index)
     if counts.raw:
         table = table[~table.index.duplicated()].reindex(adata.var_names)
     params = {
@@ -115,7 +113,7 @@ def gene_medians(
         "version": version("scgeneformer"),
     }
     key = key_added or keys.GENES
-    columns = {f"{key}_{name}": pd.Series(table[name].to_numpy(), index=adata.var_names) for name in COLUMNS}
+    columns = {f"{key}_{name}": pd.Series(table[name].to_numpy(), index=adata.var_names) for name in keys.STATISTICS}
     results = Results(var=columns, uns={f"{key}_median": {"params": params}})
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgeneformer.models import ModelLike
-    from scgeneformer.models._classifier import Classifier, Task
+    from scgeneformer.models._classifier import Classifier
     from scgeneformer.tl._session import Session
 
 
@@ -83,8 +83,8 @@ def classify(
     ModelError
         If the model is no classifier of cells.
     DataError
-        If the counts or genes cannot be used, `truth` does not exist, or it shares no label with the classifier.
-        Nothing is written then.
+        If the counts or genes cannot be used, `truth` does not exist, or it shares no label with the classifier, or
+        results would have the key of others. Nothing is written then.
 
     See Also
     --------
@@ -116,21 +116,21 @@ def classify(
         tokens_per_batch=tokens_per_batch,
     )
     found = load_classifier(session.model, CELLS)
+    names = keys.prediction_keys([task.label for task in found.tasks], key_added)
     true = None if truth is None else find_truth(adata, truth, found.tasks)
     start = logg.info(f"classifying cells with {session.model.name}")
     logits, n_tokens = _run(session, found)
     warn_empty(n_tokens, adata)
     results = Results(obs={keys.N_TOKENS: n_tokens})
     probabilities = softmax(logits, found.sizes)
-    for task, probability in zip(found.tasks, probabilities, strict=True):
-        key = _key(key_added, task, len(found.tasks))
+    for key, task, probability in zip(names, found.tasks, probabilities, strict=True):
         results.obs[key] = most_probable(probability, task.classes)
         results.obs[keys.confidence_key(key)] = probability.max(axis=1)
         results.obsm[keys.probability_key(key)] = probability
         results.uns[key] = {"classes": np.array(task.classes), "params": session.params(pooling=found.pooling)}
     if true is not None:
         method = f"classify {session.model.name}"
-        key = keys.truth_key(_key(key_added, found.tasks[true.task], len(found.tasks)))
+        key = keys.truth_key(names[true.task])
         results.uns[key] = judge(adata, true, probabilities, key, method)
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
@@ -149,9 +149,3 @@ def _run(session: Session, classifier: Classifier) -> tuple[np.ndarray, np.ndarr
             blocks, len(n_tokens), session.berts, classifier.head, vocabulary, pooling, budget, advance
         )
     return logits, n_tokens
-
-
-def _key(key_added: str | None, task: Task, n_tasks: int) -> str:
-    if key_added is None:
-        return keys.prediction_key(task.label)
-    return key_added if n_tasks == 1 else keys.group_key(key_added, [task.label])

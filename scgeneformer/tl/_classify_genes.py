@@ -113,7 +113,6 @@ def classify_genes(
 
     target = target_of(adata, copy)
     check_whole(min_cells=min_cells)
-    groups = None if groupby is None else find_groups(adata, groupby)
     session = open_session(
         adata,
         classifier,
@@ -127,7 +126,8 @@ def classify_genes(
     )
     found = load_classifier(session.model, GENES)
     (task,) = found.tasks
-    key = key_added or keys.prediction_key(task.label)
+    (key,) = keys.prediction_keys([task.label], key_added)
+    groups = None if groupby is None else find_groups(adata, groupby, key=key)
     tokens = tokens_of_var(session.source)
     known = np.unique(tokens[tokens >= 0])
     slot_of_token = session.model.vocabulary.slots(known)

@@ -130,7 +130,7 @@ def embed_cells(
     check_choice(AGGREGATES, agg=agg)
     if not per_cell and groupby is None:
         raise DataError("per_cell=False stores the embeddings of groups only. Name their column: groupby='...'.")
-    groups = None if groupby is None else find_groups(adata, groupby)
+    groups = None if groupby is None else find_groups(adata, groupby, key=key_added or keys.EMBEDDING)
     session = open_session(
         adata,
         model,

@@ -152,10 +152,8 @@ def embed_genes(
     """
     target = target_of(adata, copy)
     _check(agg, genes, per_cell, min_cells, sample, seed, max_memory_gb, out)
-    groups = None if groupby is None else find_groups(adata, groupby)
     key = key_added or keys.GENES
-    if per_cell and groups is not None and keys.group_key(key, groups.columns) == keys.genes_key(key):
-        raise DataError(f"groupby={groups.columns!r} and per_cell=True would write to one key. Rename the column.")
+    groups = None if groupby is None else find_groups(adata, groupby, key=key)
     session = open_session(
         adata,
         model,

@@ -203,7 +203,7 @@ def perturb(
     )
     check(request)
     states = None if goal is None else find_goal(adata, goal)
-    groups = None if groupby is None else find_groups(adata, groupby)
+    groups = None if groupby is None else find_groups(adata, groupby, key=key_added or keys.PERTURBATION)
     session = open_session(
         adata,
         model,

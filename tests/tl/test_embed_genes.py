@@ -284,19 +284,6 @@ def test_a_bad_parameter_is_refused_and_nothing_is_written(unchanged, toy, bad, 
         gf.tl.embed_genes(unchanged, toy, **bad)
 
 
-@pytest.mark.parametrize(
-    ("column", "more", "told"),
-    [
-        ("n_cells", {}, "Rename"),
-        ("genes", {"genes": ["G1"], "per_cell": True}, r"per_cell=True would write to one key\. Rename the column"),
-    ],
-)
-def test_a_column_whose_key_is_taken_is_refused(adata, toy, column, more, told):
-    adata.obs[column] = "x"
-    with pytest.raises(gf.DataError, match=told):
-        gf.tl.embed_genes(adata, toy, groupby=column, **more)
-
-
 def test_cells_beyond_memory_leave_the_data_alone(unchanged, toy, monkeypatch):
     from scgeneformer.tl import _embed_genes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,11 +38,12 @@ class Goal:
 
     @property
     def slugs(self) -> list[str]:
-        """The states as parts of keys: letters, digits, "_" and "-", made different where they would be the same."""
+        """The states as parts of keys: letters, digits, "_" and "-"; where they would be the same, with a number."""
+        plain = [re.sub(r"[^A-Za-z0-9_-]+", "_", state).strip("_") or "state" for state in self.states]
         found: list[str] = []
-        for state in self.states:
-            slug = re.sub(r"[^A-Za-z0-9_-]+", "_", state).strip("_") or "state"
-            found.append(slug if slug not in found else f"{slug}_{len(found)}")
+        for slug in plain:
+            others = (one for n in count(len(found)) if (one := f"{slug}_{n}") not in {*found, *plain})
+            found.append(next(others) if slug in found else slug)
         return found
 
 
