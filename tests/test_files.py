@@ -123,6 +123,27 @@ def test_in_place_the_file_gains_the_results_and_can_do_so_again(path, rich):
     assert left(path.parent) == [path.name]
 
 
+def test_what_is_removed_is_not_in_the_new_file(path, rich, tmp_path):
+    rich.varm["v"] = np.ones((40, 2))
+    rich.var["extra"] = "x"
+    store(rich, path)
+    gone = [("obs", "donor"), ("obsm", "X_pca"), ("varm", "v"), ("layers", "csc"), ("uns", "log")]
+    gone += [("var", column) for column in rich.var]
+
+    def change(adata):
+        for slot, key in gone:
+            del getattr(adata, slot)[key]
+        adata.obs["n"] = np.arange(12)
+
+    target = tmp_path / f"new{path.suffix}"
+    with edited(path, target) as adata:
+        change(adata)
+    change(rich)
+    assert_equal(read(target), rich, exact=True)
+    with edited(target, target, overwrite=True) as adata:
+        assert [key for slot, key in gone if key in getattr(adata, slot)] == []
+
+
 def test_a_file_is_the_same_bytes_but_for_the_results(rich, tmp_path):
     path, target = store(rich, tmp_path / "data.h5ad"), tmp_path / "new.h5ad"
     with h5py.File(path, "r+") as root:
@@ -144,7 +165,7 @@ def test_an_error_in_the_block_writes_nothing(path, rich, tmp_path):
     assert left(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("step", ["_duplicate", "_add"])
+@pytest.mark.parametrize("step", ["_duplicate", "_change"])
 def test_an_error_while_writing_leaves_the_old_file(path, rich, tmp_path, monkeypatch, step):
     write = getattr(files, step)
 
@@ -188,13 +209,13 @@ def test_an_error_in_the_last_step_brings_the_old_file_back(path, rich, tmp_path
 
 
 def test_the_old_file_can_be_read_until_the_new_one_is_complete(path, rich, monkeypatch):
-    add = files._add
+    add = files._change
 
     def look(*args):
         add(*args)
         assert_equal(read(path), rich, exact=True)
 
-    monkeypatch.setattr(files, "_add", look)
+    monkeypatch.setattr(files, "_change", look)
     with edited(path, path, overwrite=True) as adata:
         add_results(adata)
 

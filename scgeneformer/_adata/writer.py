@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SLOTS = ("obs", "var", "obsm", "varm", "varp", "layers", "uns")
+NOTHING = object()  # in place of a value: there is none
 
 
 @dataclass
 class Results:
-    """What one call found, by slot of the AnnData and key."""
+    """What one call found, by slot of the AnnData and key; and where an earlier call left what holds no longer.
+
+    Of what is `removed`, as (slot, key), whatever this call writes itself stays, and some need not exist.
+    """
 
     obs: dict[str, Any] = field(default_factory=dict)
     var: dict[str, Any] = field(default_factory=dict)
@@ -37,35 +41,51 @@ class Results:
     varp: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, Any] = field(default_factory=dict)
     uns: dict[str, Any] = field(default_factory=dict)
+    removed: list[tuple[str, str]] = field(default_factory=list)
 
     def entries(self) -> list[tuple[str, str, Any]]:
         """All results as (slot, key, value)."""
         return [(slot, key, value) for slot in SLOTS for key, value in getattr(self, slot).items()]
 
     def __str__(self) -> str:
-        return ", ".join(f"{slot}[{key!r}]" for slot, key, _ in self.entries())
+        return _listed([(slot, key) for slot, key, _ in self.entries()])
 
 
 def write(adata: AnnData, results: Results) -> None:
-    """Assign all results; if one cannot be assigned, those before it are taken back. An interrupt waits until then."""
+    """Assign all results and remove what they replace; if one step fails, those before it are taken back.
+
+    An interrupt waits until then.
+    """
+    written = [(slot, key) for slot, key, _ in results.entries()]
+    gone = [(slot, key, NOTHING) for slot, key in results.removed if (slot, key) not in written]
     before = []
     with _uninterrupted(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)  # results turn a view into an object of its own
         try:
-            for slot, key, value in results.entries():
-                target = getattr(adata, slot)
-                before.append((slot, key, key in target, target.get(key)))
-                getattr(adata, slot)[key] = value
+            for slot, key, value in [*results.entries(), *gone]:
+                before.append((slot, key, getattr(adata, slot).get(key, NOTHING)))
+                _put(adata, slot, key, value)
         except BaseException:
-            for slot, key, existed, old in reversed(before):
-                if existed:
-                    getattr(adata, slot)[key] = old
-                elif key in getattr(adata, slot):
-                    drop(getattr(adata, slot), key)
+            for slot, key, old in reversed(before):
+                _put(adata, slot, key, old)
             raise
-    overwritten = [f"{slot}[{key!r}]" for slot, key, existed, _ in before if existed]
-    if overwritten:
-        logg.info(f"    overwritten: {', '.join(overwritten)}")
+    existed = [(slot, key) for slot, key, old in before if old is not NOTHING]
+    if overwritten := [place for place in existed if place in written]:
+        logg.info(f"    overwritten: {_listed(overwritten)}")
+    if removed := [place for place in existed if place not in written]:
+        logg.info(f"    removed, of an earlier call: {_listed(removed)}")
+
+
+def _put(adata: AnnData, slot: str, key: str, value: Any) -> None:
+    """Assign an entry of a slot, or remove it if there is to be none."""
+    if value is not NOTHING:
+        getattr(adata, slot)[key] = value
+    elif key in getattr(adata, slot):
+        drop(getattr(adata, slot), key)
+
+
+def _listed(places: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{slot}[{key!r}]" for slot, key in places)
 
 
 @contextmanager

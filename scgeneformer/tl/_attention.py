@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,7 +128,8 @@ def attention(
 
     target = target_of(adata, copy)
     check_whole(top_k=1 if top_k is None else top_k, min_cells=min_cells)
-    groups = None if groupby is None else find_groups(adata, groupby)
+    key = keys.ATTENTION if key_added is None else key_added
+    groups = None if groupby is None else find_groups(adata, groupby, key=key)
     session = open_session(
         adata,
         model,
@@ -158,7 +160,6 @@ def attention(
     params = session.params(layer=block, heads=np.array(chosen_heads), min_cells=min_cells)
     params |= {} if top_k is None else {"top_k": top_k}
     results = Results(obs={keys.N_TOKENS: n_tokens})
-    key = keys.ATTENTION if key_added is None else key_added
     if groups is not None:
         key = keys.group_key(key, groups.columns)
         params["groupby"] = np.array(groups.columns)
@@ -171,9 +172,9 @@ def attention(
     for i, name in enumerate(names):
         mean, n_cells = mean_of_pairs(sums.of_group(i), min_cells, top_k)
         results.varp |= {name: _to_var(mean, slot_of_var), keys.n_cells(name): _to_var(n_cells, slot_of_var)}
-    write(target, results)
     if groups is not None:
-        _drop_former_groups(target, key, n_groups)
+        results.removed = _of_more_groups(adata, key, n_groups)
+    write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None
 
@@ -207,10 +208,8 @@ def _to_var(matrix: sp.csr_matrix, slot_of_var: np.ndarray) -> sp.csr_matrix:
     return sp.csr_matrix(placed, shape=(len(slot_of_var), len(slot_of_var)))
 
 
-def _drop_former_groups(adata: AnnData, key: str, n_groups: int) -> None:
-    """Remove the matrices that a former call, with more groups, left under numbers that exist no more."""
-    i = n_groups
-    while keys.numbered(key, i) in adata.varp:
-        for name in (keys.numbered(key, i), keys.n_cells(keys.numbered(key, i))):
-            adata.varp.pop(name, None)
-        i += 1
+def _of_more_groups(adata: AnnData, key: str, n_groups: int) -> list[tuple[str, str]]:
+    """Matrices that an earlier call, with more groups, left under numbers that no group has now."""
+    numbered = (keys.numbered(key, i) for i in count(n_groups))
+    names = takewhile(lambda name: name in adata.varp, numbered)
+    return [("varp", one) for name in names for one in (name, keys.n_cells(name))]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.frames import drop
 from scgeneformer._adata.representation import open_representation
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import check_choice, check_whole
@@ -118,17 +117,15 @@ def pca(
         "noise_variance": found.noise_variance,
         "mean": found.mean,
     }
-    results = Results(obsm={names.obsm: scores}, uns={names.uns: entry})
+    density = keys.density_key(names.uns)
+    results = Results(obsm={names.obsm: scores}, uns={names.uns: entry}, removed=[("obs", density)])
     if rep.of_genes:
         results.varm[names.varm] = found.axes
     else:
         entry["components"] = found.axes
-    density = keys.density_key(names.uns)
     if densities is not None:
         results.obs[density] = densities
     write(target, results)
-    if densities is None and density in target.obs:  # of an earlier call
-        drop(target.obs, density)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None
 

@@ -130,10 +130,19 @@ def test_counts_in_raw_have_genes_of_their_own(adata, toy):
     np.testing.assert_allclose(stored(part)[0], whole[::-2, ::-2], atol=1e-7)
 
 
-def test_a_call_with_fewer_groups_leaves_none_of_the_former(adata, toy):
+def test_a_call_with_fewer_groups_leaves_none_of_the_former(adata, toy, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
     gf.tl.attention(adata, toy, groupby="cell_type")
     assert f"{KEY}_cell_type_2" in adata.varp
     adata.obs["cell_type"] = np.resize(["1/2", "3"], 12)
+    before = adata.copy()
+    monkeypatch.setattr("scgeneformer._adata.writer.drop", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        gf.tl.attention(adata, toy, groupby="cell_type")
+    monkeypatch.undo()
+    assert_equal(adata, before, exact=True)
     gf.tl.attention(adata, toy, groupby="cell_type")
     assert {key for key in adata.varp if key.startswith(f"{KEY}_cell_type_2")} == set()
     assert adata.uns[f"{KEY}_cell_type_groups"].index.tolist() == ["1/2", "3"]

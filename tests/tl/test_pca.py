@@ -101,6 +101,19 @@ def test_probabilistic_has_a_likelihood_which_goes_with_it(adata):
     assert "X_geneformer_pca_log_likelihood" not in adata.obs
 
 
+def test_scores_never_stand_beside_a_likelihood_of_other_ones(adata, monkeypatch):
+    gf.tl.pca(adata, method="probabilistic", n_comps=4)
+    before = adata.copy()
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scgeneformer._adata.writer.drop", stop)
+    with pytest.raises(KeyboardInterrupt):
+        gf.tl.pca(adata, n_comps=3)
+    assert_equal(adata, before, exact=True)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("use_rep", ["X", "counts"])
 def test_keys_of_genes_are_those_of_scanpy(adata, use_rep, method):

@@ -109,8 +109,8 @@ def opened(path: Path) -> Iterator[ad.AnnData]:
 def edited(source: Path, target: Path, *, overwrite: bool = False, within: Path | None = None) -> Iterator[ad.AnnData]:
     """Open `source`; what the block adds to the AnnData is in `target` afterwards, if the block succeeds.
 
-    `target` is a copy of `source` with the results, and may be the same file. It appears when it is complete; after an
-    error all files are as they were.
+    `target` is a copy of `source` with the results, and may be the same file; what the block removes it lacks. It
+    appears when it is complete; after an error all files are as they were.
 
     Parameters
     ----------
@@ -135,12 +135,13 @@ def edited(source: Path, target: Path, *, overwrite: bool = False, within: Path 
         check_writable(target, overwrite=overwrite)
         state, before = _stamp(source), _entries(adata)
         yield adata
-        changes = [entry for entry in _entries(adata).items() if not _same(before.get(entry[0]), entry[1])]
+        after = _entries(adata)
+        new = [(*place, value) for place, value in after.items() if not _same(before.get(place), value)]
     if _stamp(source) != state:
         raise DataError(f"{source} was changed while it was being read. Nothing was written; start again.")
     with told_if_full(target), published(target, within) as fresh:
         _duplicate(source, fresh)
-        _add(fresh, [(slot, key, value) for (slot, key), value in changes])
+        _change(fresh, new, [place for place in before if place not in after])
 
 
 def _is_current(path: Path) -> bool:
@@ -225,10 +226,15 @@ def _rewrite(source: Path, fresh: Path) -> None:
         format_of(fresh).write(adata, fresh)
 
 
-def _add(path: Path, changes: Changes) -> None:
-    """Write results into a file."""
+def _change(path: Path, new: Changes, gone: list[tuple[str, str]]) -> None:
+    """Write results into a file, and remove from it what is gone."""
     with format_of(path).open(path, "r+") as root:
-        for slot, key, value in changes:
+        for slot, key in gone:
+            del root[slot][key]
+            if slot in FRAMES:
+                order = root[slot].attrs["column-order"]
+                root[slot].attrs["column-order"] = [str(known) for known in order if str(known) != key]
+        for slot, key, value in new:
             if slot in FRAMES:
                 _add_column(root[slot], key, value)
             else:

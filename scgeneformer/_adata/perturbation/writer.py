@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class PerturbationWriter:
         groups: Groups | None,
     ) -> None:
         self.n_obs, self.choice, self.goal, self.groups = adata.n_obs, choice, goal, groups
+        self.uns = adata.uns
         self.columns = np.empty(0, dtype=np.int64)
         self.names: list[str] = []  # of the columns
         if choice.singles is not None:
@@ -75,6 +77,7 @@ class PerturbationWriter:
             uns["combinations"] = np.array(self.choice.names)
         self._add_details(results, uns, key, layer, gathered)
         results.uns[key] = uns
+        results.removed += _left_by(self.uns.get(key), key)
 
     def _add_groups(self, results: Results, uns: dict[str, Any], key: str) -> None:
         if self.groups is None:
@@ -82,6 +85,7 @@ class PerturbationWriter:
         name = keys.group_key(key, self.groups.columns)
         results.varm[name], results.varm[keys.n_cells(name)] = group_means(results.layers[key], self.groups)
         uns["groups"] = np.array(self.groups.names)
+        uns["params"] = uns["params"] | {"groupby": np.array(self.groups.columns)}
 
     def _add_details(self, results: Results, uns: dict[str, Any], key: str, layer: int, gathered: Gathered) -> None:
         """Effects and vectors, where they were measured."""
@@ -104,3 +108,18 @@ class PerturbationWriter:
                 f"{len(never)} of {len(self.names)} perturbations apply to no cell, because none contains the genes "
                 f"within the model's input size: {', '.join(never[:10])}{more}"
             )
+
+
+def _left_by(earlier: Any, key: str) -> list[tuple[str, str]]:
+    """Slots and keys in which an earlier call left results, as its entry in `uns` tells; some may not be there."""
+    params = earlier.get("params", {}) if isinstance(earlier, Mapping) else {}
+    if "mode" not in params:
+        return []
+    shifts = [key, *map(str, earlier.get("state_keys", []))]
+    effects = keys.effects_key(key)
+    means = [effects, *([keys.group_key(key, list(params["groupby"]))] if "groupby" in params else [])]
+    return [
+        *(("layers", one) for one in (*shifts, keys.rank_key(key), keys.exact_key(key))),
+        *(("obsm", one) for one in (*shifts, keys.vectors_key(key))),
+        *(("varm", one) for one in (*means, *map(keys.n_cells, means), keys.spread_key(effects))),
+    ]
