@@ -232,6 +232,16 @@ def test_a_file_changed_in_the_meantime_is_not_overwritten(path, tmp_path):
     assert_equal(read(path), changed, exact=True)
 
 
+@pytest.mark.parametrize("path", [".zarr"], indirect=True)
+def test_a_chunk_changed_in_the_meantime_is_noticed(path, rich, tmp_path):
+    chunk = next(file for file in sorted((path / "X" / "data").rglob("*")) if file.is_file() and file.name[0] in "c0")
+    with pytest.raises(DataError, match="was changed while it was being read"), edited(path, tmp_path / "new.zarr"):
+        chunk.write_bytes(chunk.read_bytes())
+    with pytest.raises(DataError, match="was changed"), edited(path, tmp_path / "new.zarr"):
+        chunk.unlink()
+    assert left(tmp_path) == [path.name]
+
+
 def test_a_link_stays_a_link_and_the_mode_stays(rich, tmp_path):
     (tmp_path / "far").mkdir()
     path, link = store(rich, tmp_path / "far" / "data.h5ad"), tmp_path / "link.h5ad"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -191,9 +191,14 @@ def _matrix(element: Any) -> Any:
     return element if encoding == "array" else read_elem(element)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _stamp(path: Path) -> dict[Path, tuple[int, int, int]]:
+    """Place, size and time of a file, or of all in a folder: other ones after anything was written."""
+    found = {}
+    for one in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):
+            told = one.stat()
+            found[one] = told.st_ino, told.st_size, told.st_mtime_ns
+    return found
 
 
 def _entries(adata: ad.AnnData) -> dict[tuple[str, str], Any]:
