@@ -56,17 +56,28 @@ class CellTokens:
     previous: Counts | None = None
     context: np.ndarray | None = None
 
-    def blocks(self, begin: int = 0) -> Iterator[tuple[int, Tokens, np.ndarray]]:
-        """Yield (first row, tokens, known genes before truncation) of cells from `begin` on; reads one block ahead."""
+    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+        """Yield (first row, tokens, known genes before truncation) of consecutive cells; reads one block ahead."""
 
-        def encode(start: int) -> tuple[int, Tokens, np.ndarray]:
-            stop = min(start + ROWS_PER_BLOCK, self.counts.n_obs)
-            tokens, n_genes = self._encode(*(matrix.rows(start, stop) for matrix in self._matrices))
-            if self.context is not None:
-                fill_context(tokens, self.context[start:stop], self.vocabulary)
-            return start, tokens, n_genes
+        def encode(first: int) -> tuple[int, Tokens, np.ndarray]:
+            return first, *self.encode(first, self._read(first))
 
-        yield from _one_ahead(encode, range(begin, self.counts.n_obs, ROWS_PER_BLOCK))
+        yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+
+    def blocks_of_counts(self) -> Iterator[tuple[int, list[sp.csr_matrix]]]:
+        """Yield (first row, counts at each time point), for :meth:`encode`, of consecutive cells; one block ahead."""
+        yield from _one_ahead(lambda first: (first, self._read(first)), range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+
+    def encode(self, first: int, counts: Sequence[sp.csr_matrix]) -> tuple[Tokens, np.ndarray]:
+        """Tokens of the cells from one on, and their known genes before truncation, from counts at each time point."""
+        tokens, n_genes = self._encode(*counts)
+        if self.context is not None:
+            fill_context(tokens, self.context[first : first + len(tokens)], self.vocabulary)
+        return tokens, n_genes
+
+    def _read(self, first: int) -> list[sp.csr_matrix]:
+        stop = min(first + ROWS_PER_BLOCK, self.counts.n_obs)
+        return [matrix.rows(first, stop) for matrix in self._matrices]
 
     def _encode(self, *counts: sp.csr_matrix) -> tuple[Tokens, np.ndarray]:
         """Tokens of cells, and their known genes before truncation, from their counts at each time point."""
@@ -123,14 +134,6 @@ class CellTokens:
         samples = zip(*(matrix.sample(200) for matrix in self._matrices), strict=True)
         return np.concatenate([self._encode(*blocks)[0].lengths for blocks in samples])
 
-    def checksum_of_sample(self) -> str:
-        """SHA-256 of the counts of a sample of the cells."""
-        digest = hashlib.sha256()
-        for block in (block for matrix in self._matrices for block in matrix.sample()):
-            for array in (block.indptr, block.indices, block.data):
-                digest.update(array.tobytes())
-        return digest.hexdigest()
-
     @property
     def stored(self) -> list[Any]:
         """The matrices that cells are read from, as stored."""
@@ -179,11 +182,11 @@ class CellTokens:
 class StoredTokens(CellTokens):
     """Tokens that `gf.tl.tokenize` left in ``obsm``."""
 
-    def blocks(self, begin: int = 0) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, known genes after truncation) of consecutive cells."""
         adata = self.counts.adata
         binned = self.vocabulary.encoding.n_positions is not None
-        for start in range(begin, adata.n_obs, ROWS_PER_BLOCK):
+        for start in range(0, adata.n_obs, ROWS_PER_BLOCK):
             rows = slice(start, start + ROWS_PER_BLOCK)
             bins = np.asarray(adata.obsm[keys.BINS][rows]) if binned else None
             tokens = Tokens.from_padded(np.asarray(adata.obsm[keys.TOKENS][rows]), positions=bins)
@@ -209,9 +212,9 @@ class FileTokens(StoredTokens):
         """The matrices that cells are read from, as stored."""
         return [self.counts.adata.obsm[keys.TOKENS]]
 
-    def blocks(self, begin: int = 0) -> Iterator[tuple[int, Tokens, np.ndarray]]:
+    def blocks(self) -> Iterator[tuple[int, Tokens, np.ndarray]]:
         """Yield (first row, tokens, genes that the file has) of consecutive cells."""
-        for start in range(begin, self.counts.n_obs, ROWS_PER_BLOCK):
+        for start in range(0, self.counts.n_obs, ROWS_PER_BLOCK):
             genes = self._genes(slice(start, start + ROWS_PER_BLOCK))
             yield start, as_sequences(genes, self.vocabulary), genes.lengths.astype(np.int32)
 

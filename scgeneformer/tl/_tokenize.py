@@ -9,7 +9,7 @@ from scanpy import logging as logg
 from scgeneformer import models
 from scgeneformer._adata import keys
 from scgeneformer._adata.dask_chunks import RowChunks, is_dask
-from scgeneformer._adata.disk.parts import open_store
+from scgeneformer._adata.disk.parts import Parts, name_of_counts, open_store
 from scgeneformer._adata.disk.rows import Rows
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
@@ -19,9 +19,10 @@ from scgeneformer._progress import progress
 from scgeneformer.tl._chunks import refuse_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import scipy.sparse as sp
     from anndata import AnnData
 
     from scgeneformer._adata.disk.run_store import RunStore
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from scgeneformer._engine.vocabulary import Vocabulary
     from scgeneformer.models import ModelLike
 
-WHOLE = "whole-run"  # in place of a checksum of each block: its counts are not read again
+    Block = tuple[int, list[sp.csr_matrix]]  # first cell, counts at each time point
 
 
 @shared_docs
@@ -111,7 +112,8 @@ def tokenize(
         stored=False,
     )
     start = logg.info("tokenizing cells")
-    results = Results(uns={keys.TOKENS: {"params": source.params, "max_genes": vocabulary.max_genes}})
+    stale = [("obsm", keys.BINS), ("obs", keys.N_GENES), ("obs", keys.N_TOKENS)]  # of another kind of model or counts
+    results = Results(uns={keys.TOKENS: {"params": source.params, "max_genes": vocabulary.max_genes}}, removed=stale)
     if is_dask(source.stored[0]):
         refuse_store(out)
         chunks = RowChunks(source.stored)
@@ -119,8 +121,7 @@ def tokenize(
         for key, dtype in _dtypes(vocabulary).items():
             results.obsm[key] = chunks.stack(parts, itemgetter(key), (vocabulary.input_size,), dtype)
     else:
-        basis = {} if out is None else _basis(source)
-        with open_store(out, "tokenize", adata, basis) as store, progress(adata.n_obs, "tokenize") as advance:
+        with open_store(out, "tokenize", adata, source.params) as store, progress(adata.n_obs, "tokenize") as advance:
             results.obsm, results.obs = _pad(source, advance, store)
         warn_empty(results.obs[keys.N_TOKENS], adata)
     write(target, results)
@@ -136,45 +137,40 @@ def _dtypes(vocabulary: Vocabulary) -> dict[str, type]:
     return dtypes
 
 
-def _basis(source: CellTokens) -> dict[str, str]:
-    """What the tokens depend on; counts are looked at in a sample of the cells."""
-    return source.params | {"values": source.checksum_of_sample()}
-
-
 def _pad(
     source: CellTokens, advance: Callable[[int], object], store: RunStore | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What is stored of all cells in `obsm`, (n_obs, input_size), and in `obs`."""
+    """What is stored of all cells in `obsm`, (n_obs, input_size), and in `obs`; blocks that the store has come from it.
+
+    What it has of other counts is refused.
+    """
     shape, folder = (source.counts.n_obs, source.vocabulary.input_size), None if store is None else store.path
     found = {key: Rows(shape, dtype, folder) for key, dtype in _dtypes(source.vocabulary).items()}
     columns = {key: np.zeros(shape[0], dtype=np.int32) for key in (keys.N_GENES, keys.N_TOKENS)}
-    for first, part in _parts(source, store):
+
+    def put(block: Block, part: dict[str, np.ndarray]) -> None:
+        first, n = block[0], len(part[keys.N_GENES])
         for key, rows in found.items():
             rows.put(first, part[key])
         for key, values in columns.items():
-            values[first : first + len(part[key])] = part[key]
-        advance(len(part[keys.N_GENES]))
+            values[first : first + n] = part[key]
+        advance(n)
+
+    parts = Parts(store, name_of_counts, put, lambda block: None)
+    for block in parts.missing(source.blocks_of_counts()):
+        parts.done(block, _pad_block(source, *block))
     return {key: rows.array() for key, rows in found.items()}, columns
 
 
-def _parts(source: CellTokens, store: RunStore | None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yield (first row, what is stored of them) of consecutive cells: what the store has, then what it lacks."""
-    begin, width, dtypes = 0, source.vocabulary.input_size, _dtypes(source.vocabulary)
-    while store is not None and (stored := store.load(_name(begin), WHOLE)) is not None:
-        yield begin, stored
-        begin += len(stored[keys.N_GENES])
-    for first, tokens, known in source.blocks(begin):
-        part = {keys.N_GENES: known, keys.N_TOKENS: tokens.lengths.astype(np.int32)}
-        part[keys.TOKENS] = tokens.to_padded(width, dtype=dtypes[keys.TOKENS])
-        if tokens.positions is not None:
-            part[keys.BINS] = tokens.positions_to_padded(width, dtype=dtypes[keys.BINS])
-        if store is not None:
-            store.save(_name(first), WHOLE, part)
-        yield first, part
-
-
-def _name(first: int) -> str:
-    return f"cells-{first:09d}"
+def _pad_block(source: CellTokens, first: int, counts: list[sp.csr_matrix]) -> dict[str, np.ndarray]:
+    """What is stored of the cells of a block."""
+    width, dtypes = source.vocabulary.input_size, _dtypes(source.vocabulary)
+    tokens, n_genes = source.encode(first, counts)
+    part = {keys.N_GENES: n_genes, keys.N_TOKENS: tokens.lengths.astype(np.int32)}
+    part[keys.TOKENS] = tokens.to_padded(width, dtype=dtypes[keys.TOKENS])
+    if tokens.positions is not None:
+        part[keys.BINS] = tokens.positions_to_padded(width, dtype=dtypes[keys.BINS])
+    return part
 
 
 def _pad_chunk(source: CellTokens, first: int, matrices: Sequence[Any]) -> dict[str, np.ndarray]:

@@ -129,3 +129,9 @@ def test_stored_tokens_are_used_only_for_the_same_counts_genes_and_vocabulary(ad
         gf.tl.embed_cells(make_adata()[:, :30].copy(), toy, copy=True).obsm["X_geneformer"],
         atol=1e-6,
     )
+
+
+def test_bins_of_another_model_do_not_stay_beside_the_tokens(adata, toy):
+    adata.obsm["geneformer_bins"] = np.zeros((12, 16), dtype=np.uint8)
+    gf.tl.tokenize(adata, toy)
+    assert "geneformer_bins" not in adata.obsm

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    import scipy.sparse as sp
     from anndata import AnnData
 
     from scgeneformer._engine.tokens import Tokens
@@ -54,15 +55,29 @@ def open_store(
 def checksum_of(block: tuple[int, Tokens]) -> str:
     """SHA-256 of the cells of a block as the model reads them."""
     first, tokens = block
-    digest = hashlib.sha256(str(first).encode())
-    for array in (tokens.offsets, tokens.ids, np.empty(0) if tokens.positions is None else tokens.positions):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    return _checksum(first, tokens.offsets, tokens.ids, np.empty(0) if tokens.positions is None else tokens.positions)
 
 
 def name_of(block: tuple[int, Tokens]) -> tuple[str, str]:
     """Name of the part that a block of cells gives, and checksum of the block."""
-    return f"cells-{block[0]:09d}", checksum_of(block)
+    return _name(block[0]), checksum_of(block)
+
+
+def name_of_counts(block: tuple[int, list[sp.csr_matrix]]) -> tuple[str, str]:
+    """The same of a block of counts, at each time point."""
+    first, counts = block
+    return _name(first), _checksum(first, *(array for one in counts for array in (one.indptr, one.indices, one.data)))
+
+
+def _name(first: int) -> str:
+    return f"cells-{first:09d}"
+
+
+def _checksum(first: int, *arrays: np.ndarray) -> str:
+    digest = hashlib.sha256(str(first).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def n_filled(block: tuple[int, Tokens]) -> int:
