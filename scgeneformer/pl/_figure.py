@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scgeneformer._errors import DataError
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
+Drawn = TypeVar("Drawn", bound="Axes | list[Axes]")
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NOUNS = {
     "delete": "deletion",
@@ -49,26 +50,50 @@ def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def finish(ax: Axes, *, show: bool | None, return_fig: bool | None) -> Axes | Figure | None:
-    """Show the figure or return it, or the Axes.
+def finish(
+    drawn: Drawn, *, show: bool | None, return_fig: bool | None, save: bool | str | None = False, name: str = ""
+) -> Drawn | Figure | None:
+    """Save the figure, show it or return it, or the Axes.
 
     Parameters
     ----------
-    ax
+    drawn
         What was drawn.
     show
         Show the figure.
     return_fig
         Return the figure, and do not show it.
+    save
+        As scanpy's plots take it: True, or text to be appended to the name of the file; None does as
+        ``scanpy.settings.autosave`` says.
+    name
+        How the name of the file begins.
     """
     import matplotlib.pyplot as plt
+    import scanpy as sc
 
+    figure: Any = (drawn[0] if isinstance(drawn, list) else drawn).figure
+    if saved := sc.settings.autosave if save is None else save:
+        _save(figure, name, saved if isinstance(saved, str) else "")
     if return_fig:
-        return ax.figure  # type: ignore[return-value]
+        return figure
     if show:
         plt.show()
-        return None
-    return ax
+    if saved:
+        plt.close(figure)
+    return None if show else drawn
+
+
+def _save(figure: Figure, name: str, more: str) -> None:
+    """Save a figure where scanpy would, under the same name; `more` may end in a format."""
+    import scanpy as sc
+
+    kind = next((one for one in (".svg", ".pdf", ".png") if more.endswith(one)), "")
+    ending = kind or f".{sc.settings.file_format_figs}"
+    path = Path(sc.settings.figdir) / f"{name}{more.removesuffix(kind)}{sc.settings.plot_suffix}{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sc.logging.warning(f"saving figure to file {path}")
+    figure.savefig(path, bbox_inches="tight")
 
 
 def shows(ax: Axes | None, show: bool | None) -> bool:

@@ -9,6 +9,7 @@ from scgeneformer._adata.gene_vectors import gene_vectors, rows_of
 from scgeneformer._checks import as_names, check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError, missing_key
+from scgeneformer.pl._figure import finish, shows
 from scgeneformer.pl._labels import spread
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ def gene_embedding(
     >>> gf.tl.embed_genes(adata, model="mini")
     >>> gf.pl.gene_embedding(adata, genes=["CD3D", "CD79A", "LYZ"])
     """
-    import matplotlib.pyplot as plt
     import scanpy as sc
 
     check_whole(2, n_neighbors=n_neighbors)
@@ -97,16 +97,11 @@ def gene_embedding(
     about = f"{len(known):,} genes" + ("" if group is None else f", {group}")
     look: dict[str, Any] = {"frameon": False, "size": np.clip(30_000 / len(known), 6, 60)}
     look |= {"na_in_legend": False} if columns else {"title": about, "na_color": "0.7"}
-    drawn = sc.pl.umap(rows, color=columns or None, ax=ax, show=False, **(look | kwargs))
-    axes = drawn if isinstance(drawn, list) else [drawn]
-    for one in axes:
+    save = kwargs.pop("save", None)  # not by scanpy, which would save the UMAP without names
+    drawn = sc.pl.umap(rows, color=columns or None, ax=ax, show=False, save=False, **(look | kwargs))
+    for one in drawn if isinstance(drawn, list) else [drawn]:
         _label(one, rows.obsm["X_umap"][marked], rows.obs_names[marked].tolist())
-    if return_fig:
-        return axes[0].figure
-    if sc.settings.autoshow if show is None and ax is None else show:
-        plt.show()
-        return None
-    return drawn
+    return finish(drawn, show=shows(ax, show), return_fig=return_fig, save=save, name="umap")
 
 
 def _umap(adata: AnnData, known: np.ndarray, vectors: np.ndarray, columns: list[str], k: int, seed: int) -> AnnData:

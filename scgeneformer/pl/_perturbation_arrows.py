@@ -112,9 +112,10 @@ def perturbation_arrows(
     look: dict[str, Any] = {"frameon": False, "title": f"{titled(mode)} of {name}, {moved:,} cells"}
     look |= {"size": min(120_000 / adata.n_obs, LARGEST)}
     look |= {"alpha": 0.5} if color else {"na_color": "0.85"}
-    drawn = sc.pl.embedding(adata, basis, color=color, ax=ax, show=False, **(look | kwargs))
+    save = kwargs.pop("save", None)  # not by scanpy, which would save the map without arrows
+    drawn = sc.pl.embedding(adata, basis, color=color, ax=ax, show=False, save=False, **(look | kwargs))
     _draw(drawn, grid, means)
-    return finish(drawn, show=shows(ax, show), return_fig=return_fig)
+    return finish(drawn, show=shows(ax, show), return_fig=return_fig, save=save, name=basis)
 
 
 def _embedding(adata: AnnData, key: str, remedy: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import MissingKeyError
+from scgeneformer.pl._figure import axes_of, check_cells, finish, shows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,8 @@ def tokens(
     ------
     MissingKeyError
         If the cells have not been tokenized.
+    DataError
+        If there are no cells.
 
     Examples
     --------
@@ -52,29 +55,20 @@ def tokens(
     >>> gf.tl.tokenize(adata, model="mini")
     >>> gf.pl.tokens(adata, groupby="cell_type")
     """
-    import matplotlib.pyplot as plt
-    import scanpy as sc
-
     if keys.N_GENES not in adata.obs or keys.TOKENS not in adata.uns:
         raise MissingKeyError(f"adata.obs[{keys.N_GENES!r}] does not exist. Run gf.tl.tokenize(adata) first.")
+    check_cells(adata)
     n_genes = adata.obs[keys.N_GENES].to_numpy()
     limit = int(adata.uns[keys.TOKENS]["max_genes"])
     groups = None if groupby is None else find_groups(adata, groupby)
-    if ax is None:
-        height = 3.0 if groups is None else 1.0 + 0.35 * len(groups.names)
-        _, ax = plt.subplots(figsize=(6, max(3.0, height)), layout="constrained")
-        show = sc.settings.autoshow if show is None else show
+    height = 3.0 if groups is None else max(3.0, 1.0 + 0.35 * len(groups.names))
+    drawn = axes_of(ax, (6, height))
     if groups is None:
-        _histogram(ax, n_genes, limit)
+        _histogram(drawn, n_genes, limit)
     else:
-        _boxes(ax, [n_genes[groups.codes == code] for code in range(len(groups.names))], groups.names)
-    _mark_limit(ax, n_genes, limit)
-    if return_fig:
-        return ax.figure  # type: ignore[return-value]
-    if show:
-        plt.show()
-        return None
-    return ax
+        _boxes(drawn, [n_genes[groups.codes == code] for code in range(len(groups.names))], groups.names)
+    _mark_limit(drawn, n_genes, limit)
+    return finish(drawn, show=shows(ax, show), return_fig=return_fig)
 
 
 def _histogram(ax: Axes, n_genes: np.ndarray, limit: int) -> None:

@@ -47,7 +47,7 @@ def test_scatter_plots_pass_everything_on_to_scanpy(done):
 
 def test_no_cells_are_refused(done):
     none = done[:0].copy()
-    for plot in (gf.pl.umap, gf.pl.embedding):
+    for plot in PLOTS.values():
         with pytest.raises(gf.DataError, match="adata has no cells"):
             plot(none)
 
