@@ -31,6 +31,7 @@ RADIX_BITS = 11
 BUCKETS = 1 << RADIX_BITS
 COARSE_MAX = BUCKETS * BUCKETS - 1  # 22 bits: 6 of exponent, 16 of mantissa
 COARSE_ZERO = (127 - 20) << 16  # exponent and mantissa of 2**-20, below any count / median that occurs
+LEAST = 2.0**-126  # normal float32; added to the values of counts, so that none of them is rounded to zero
 CELLS_PER_TASK = 64  # rows that share one scratch buffer
 
 
@@ -112,7 +113,7 @@ def _rank_rows(data, indices, indptr, gene_tokens, medians, starts, kept, n_gene
             high[:] = 0
             stored = indptr[cell + 1] - begin
             for i in range(stored):
-                values[i] = data[begin + i] / medians[np.uint32(indices[begin + i])]
+                values[i] = data[begin + i] / medians[np.uint32(indices[begin + i])] + LEAST * (data[begin + i] > 0)
             for i in range(stored):
                 if values[i] > 0:  # not for zeros, nor for unknown genes, whose median is NaN
                     coarse = COARSE_MAX - min(max((bits[i] >> 7) - COARSE_ZERO, 0), COARSE_MAX)
