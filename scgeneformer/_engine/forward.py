@@ -90,7 +90,7 @@ def _states_if_they_fit(bert: BertModel, packed: Packed, layers: list[int]) -> d
         with torch.inference_mode():
             return hidden_states(bert, packed, layers)
     except RuntimeError as error:  # of which torch.OutOfMemoryError is one; that of the CPU has no class of its own
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
     # outside the handler: the traceback held on to the tensors of the failed pass
     if bert.device.type == "cuda":
