@@ -83,7 +83,7 @@ def test_refill_lets_the_next_gene_move_in_which_is_not_compared():
     found = edit("delete", 11, cell=cell, refill=True, max_genes=4)
     assert found.ids.tolist() == [10, 12, 13, 14]
     assert found.shared.tolist() == [0, 1, 2]  # 14 was beyond the cut before
-    assert ids("delete", 11, cell=cell[:4], max_genes=4) == [10, 12, 13]
+    assert ids("delete", 11, cell=cell, max_genes=4) == [10, 12, 13]
 
 
 def test_a_gene_that_enters_a_full_cell_pushes_out_the_last_and_the_comparison_leaves_it_out():
@@ -105,6 +105,7 @@ def test_nothing_is_left_of_a_cell():
     assert edit("delete", *CELL) is None
     assert edit("delete", 10, cell=[]) is None
     assert edit("overexpress", 10, cell=[]) is None
+    assert edit("overexpress", 90, 91, 92, 93, max_genes=4) is None  # nor of the one to compare with
 
 
 def test_several_modes_are_applied_in_the_order_of_the_table_whatever_that_of_the_call():
@@ -139,6 +140,47 @@ def test_a_rank_beyond_the_last_is_the_last():
 def test_a_gene_that_is_beyond_the_rank_already_stays():
     assert ids("activate", 10, to=(2,)) == CELL
     assert ids("inhibit", 13, to=(1,)) == CELL
+
+
+@pytest.mark.parametrize(
+    ("mode", "targets", "to", "expected"),
+    [
+        ("activate", (12, 10), (0, 0), [10, 12, 11, 13]),  # 10 is there already, whatever the order of the list
+        ("activate", (13, 11), (0, 1), [13, 11, 10, 12]),
+        ("activate", (13, 12, 11), (0, 0, 1), [12, 11, 13, 10]),  # 11 cannot move down
+        ("inhibit", (11, 13), (3, 3), [10, 12, 11, 13]),
+        ("inhibit", (10, 12), (3, 2), [11, 13, 12, 10]),
+        ("inhibit", (10, 11, 12), (3, 3, 2), [13, 10, 12, 11]),
+    ],
+)
+def test_genes_that_want_one_rank_keep_their_order_and_never_move_against_the_mode(mode, targets, to, expected):
+    assert ids(mode, *targets, to=to) == expected
+
+
+def first_free(cell, targets, wanted):
+    """For each target, in the order of the cell, the first free place from the wanted one on; others fill the rest."""
+    places = [None] * len(cell)
+    for target in (token for token in cell if token in targets):
+        place = min(wanted[targets.index(target)], cell.index(target))
+        while places[place] is not None:
+            place += 1
+        places[place] = target
+    others = iter([token for token in cell if token not in targets])
+    return [next(others) if token is None else token for token in places]
+
+
+@given(data=st.data(), n=st.integers(1, 12))
+def test_several_genes_move_only_as_the_mode_says(data, n):
+    cell = list(range(10, 10 + n))
+    targets = data.draw(st.lists(st.sampled_from(cell), min_size=1, unique=True))
+    to = data.draw(st.lists(st.integers(0, n + 2), min_size=len(targets), max_size=len(targets)))
+    up = ids("activate", *targets, to=to, cell=cell, max_genes=n)
+    assert up == first_free(cell, targets, to)
+    assert all(up.index(token) <= cell.index(token) for token in targets)
+    down = ids("inhibit", *targets, to=to, cell=cell, max_genes=n)
+    assert all(down.index(token) >= cell.index(token) for token in targets)
+    turned = [max(0, n - 1 - rank) for rank in to]
+    assert down[::-1] == ids("activate", *targets, to=turned, cell=cell[::-1], max_genes=n)
 
 
 @given(

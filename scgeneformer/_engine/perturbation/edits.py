@@ -99,14 +99,17 @@ def activate(genes: RankedGenes, targets: np.ndarray, to: Sequence[float] = ()) 
     """Move the targets up: by a quarter of the cell's genes, or to rank `to`; never down, nor beyond the first rank."""
     ranks = _ranks(genes.ids, targets)
     wanted = np.asarray(to, dtype=np.int64) if len(to) else ranks - _quarter(genes)
-    return _insert(genes, targets, np.clip(wanted, 0, ranks))
+    return _insert(genes, targets, _places(np.clip(wanted, 0, ranks), ranks))
 
 
 def inhibit(genes: RankedGenes, targets: np.ndarray, to: Sequence[float] = ()) -> RankedGenes:
-    """Move the targets down: by a quarter of the cell's genes, or to rank `to`; never up, nor beyond the last rank."""
-    ranks = _ranks(genes.ids, targets)
+    """Move the targets down: by a quarter of the cell's genes, or to rank `to`; never up, nor beyond the last rank.
+
+    It is activation in the cell read from its end.
+    """
+    ranks, last = _ranks(genes.ids, targets), len(genes.ids) - 1
     wanted = np.asarray(to, dtype=np.int64) if len(to) else ranks + _quarter(genes)
-    return _insert(genes, targets, np.maximum(wanted, ranks))
+    return _insert(genes, targets, last - _places(last - np.clip(wanted, ranks, last), last - ranks))
 
 
 def set_value(genes: RankedGenes, targets: np.ndarray, to: Sequence[float]) -> RankedGenes:
@@ -168,19 +171,20 @@ def perturb_cell(genes: RankedGenes, edits: Sequence[Edit], max_genes: int, refi
     Parameters
     ----------
     genes
-        The cell; with more than `max_genes` genes only if `refill`.
+        The cell.
     edits
         The edits, each gene in one of them.
     max_genes
         Genes that the model takes.
     refill
-        Edit before the cell is cut, so that genes from beyond the cut can move in.
+        Cut the cell to `max_genes` after the edits, not before, so that genes from beyond the cut can move in.
 
     Returns
     -------
     The perturbed cell, or None where the perturbation does not apply: a gene is not among the first `max_genes` and
-    the mode does not bring it there, or no gene is left.
+    the mode does not bring it there, or no gene is left, in it or in the unedited cell to compare with.
     """
+    genes = genes if refill else RankedGenes(*(array[:max_genes] for array in genes))
     window = genes.ids[:max_genes]
     targets = np.array([t for edit in edits for t in edit.targets], dtype=np.int32)
     present = np.array([t for edit in edits if not EDITS[edit.mode].everywhere for t in edit.targets], dtype=np.int32)
@@ -189,9 +193,9 @@ def perturb_cell(genes: RankedGenes, edits: Sequence[Edit], max_genes: int, refi
     shared_before = np.flatnonzero(~_are(window, targets))
     for edit in sorted(edits, key=lambda edit: _ORDER[edit.mode]):
         genes = EDITS[edit.mode].function(genes, np.array(edit.targets, dtype=np.int32), edit.to)
-    if not len(genes.ids):
-        return None
     overflow = 0 if refill else max(0, len(genes.ids) - max_genes)
+    if not len(genes.ids) or overflow >= len(window):
+        return None
     ids, origin = genes.ids[:max_genes], genes.origin[:max_genes]
     unperturbed = np.zeros(max(len(window), int(origin.max(initial=0)) + 1), dtype=bool)
     unperturbed[shared_before] = True
@@ -232,16 +236,28 @@ def _origins(genes: RankedGenes, targets: np.ndarray) -> np.ndarray:
     return np.where(same.any(axis=0), genes.origin[same.argmax(axis=0)], ENTERED)
 
 
-def _insert(genes: RankedGenes, targets: np.ndarray, ranks: np.ndarray) -> RankedGenes:
-    """Take the targets out, if they are there, and put them in at the given ranks of the new cell."""
+def _places(wanted: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """A place of its own for each target, (k,) int64: the first free one from the wanted one on, in order of the ranks.
+
+    None is moved behind its rank: those that chose before it are no further down than their own ranks, so that its own
+    is still free.
+    """
+    places = wanted.copy()
+    taken: set[int] = set()
+    for i in np.argsort(ranks).tolist():
+        while places[i] in taken:
+            places[i] += 1
+        taken.add(int(places[i]))
+    return places
+
+
+def _insert(genes: RankedGenes, targets: np.ndarray, places: np.ndarray) -> RankedGenes:
+    """Take the targets out, if they are there, and put them in at the given places, all different, of the new cell."""
     left = delete(genes, targets)
-    order = np.argsort(ranks, kind="stable")
-    n, k, j = len(left.ids) + len(targets), len(targets), np.arange(len(targets))
-    places = np.maximum.accumulate(ranks[order] - j) + j  # several of one rank follow each other
-    places = np.minimum(places, n - k + j)
-    chosen = np.zeros(n, dtype=bool)
-    chosen[places] = True
+    n = len(left.ids) + len(targets)
+    others = np.ones(n, dtype=bool)
+    others[places] = False
     ids, origin = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int64)
-    ids[chosen], ids[~chosen] = targets[order], left.ids
-    origin[chosen], origin[~chosen] = _origins(genes, targets[order]), left.origin
+    ids[places], ids[others] = targets, left.ids
+    origin[places], origin[others] = _origins(genes, targets), left.origin
     return RankedGenes(ids, origin, NO_VALUES)
