@@ -35,9 +35,12 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, n_neighbors: int) -> tuple
         some = queries[start : start + step]
         block = unit[some] @ unit.T
         block[np.arange(len(some)), some] = -np.inf
-        best = np.argpartition(-block, max(k - 1, 0), axis=1)[:, :k]
+        last = np.partition(block, -max(k, 1), axis=1)[:, -max(k, 1), None]  # cosine of the last neighbour
+        nearer, tied = block > last, block == last
+        kept = nearer | (tied & (tied.cumsum(axis=1) <= k - nearer.sum(axis=1, keepdims=True)))
+        best = kept.nonzero()[1].reshape(len(some), k)
         found = np.take_along_axis(block, best, axis=1)
-        order = np.lexsort((best, -found), axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")
         rows[start : start + step] = np.take_along_axis(best, order, axis=1)
         cosines[start : start + step] = np.clip(np.take_along_axis(found, order, axis=1), -1, 1)
     return rows, cosines
