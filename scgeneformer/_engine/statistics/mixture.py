@@ -15,7 +15,7 @@ MAX_ITER = 1000
 def mixture(table: ShiftTable, min_cells: int) -> dict[str, np.ndarray]:
     """Fit two Gaussians to the mean cosine of each perturbation; the impact component is that of the lower mean.
 
-    With x = 1 − mean shift of a perturbation over its cells, a mixture of two Gaussians over perturbations
+    With x = mean cosine − 1 = −mean shift of a perturbation over its cells, two Gaussians over perturbations
     (:class:`sklearn.mixture.GaussianMixture`, ``random_state=0``). scikit-learn adds 1e-6 to variances, which would
     swamp shifts below 1e-3; here it adds that much of the variance of x.
 
@@ -44,19 +44,19 @@ def mixture(table: ShiftTable, min_cells: int) -> dict[str, np.ndarray]:
     known = ~np.isnan(effect)
     found = {"effect": effect, "impact": np.full(len(effect), np.nan), "impact_share": np.full(len(effect), np.nan)}
     if len(np.unique(effect[known])) > 1:
-        fitted, impact = _fit(1 - effect[known])
-        found["impact"][known] = fitted.predict((1 - effect[known])[:, None]) == impact
-        in_impact = fitted.predict((1 - table.values)[:, None]) == impact
+        fitted, impact = _fit(-effect[known])
+        found["impact"][known] = fitted.predict(-effect[known, None]) == impact
+        in_impact = fitted.predict(-table.values[:, None]) == impact
         found["impact_share"] = np.where(known, table.means(in_impact.astype(np.float64)), np.nan)
     return found | _interaction(table, known)
 
 
-def _fit(cosines: np.ndarray) -> tuple:
+def _fit(x: np.ndarray) -> tuple:
     """The mixture, and which component has the lower mean; their order is accidental."""
     from sklearn.mixture import GaussianMixture
 
-    settings = {"random_state": 0, "reg_covar": 1e-6 * float(cosines.var()), "max_iter": MAX_ITER}
-    fitted = GaussianMixture(n_components=2, **settings).fit(cosines[:, None])
+    settings = {"random_state": 0, "reg_covar": 1e-6 * float(x.var()), "max_iter": MAX_ITER}
+    fitted = GaussianMixture(n_components=2, **settings).fit(x[:, None])
     return fitted, int(fitted.means_.ravel().argmin())
 
 
