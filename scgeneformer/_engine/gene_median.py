@@ -103,8 +103,8 @@ def gene_medians(
             np.zeros((n_groups, n_slots), dtype=np.int64),
         )
         for layer, store in stores.by_layer.items():
-            for slot in np.flatnonzero(n_of_slot).tolist():
-                rows = store.get(int(offsets[slot]), int(offsets[slot + 1]))
+            for slot in np.flatnonzero(free > offsets[:-1]).tolist():  # cells of no group have left their rows free
+                rows = store.get(int(offsets[slot]), int(free[slot]))
                 _medians_of_gene(found, layer, slot, rows[:, :-1], rows[:, -1].astype(np.int64))
     return found
 

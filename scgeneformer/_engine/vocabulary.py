@@ -72,7 +72,8 @@ class Vocabulary:
         )
 
     def __post_init__(self) -> None:
-        check_tokens([*self.tokens[:1], *self.tokens[-1:], *self.special.values()], "The vocabulary")
+        numbers = [*self.tokens.tolist(), *self.special.values()]
+        check_tokens(numbers, "The vocabulary")
         if self.encoding.n_times > 1 and not {"<cls>", "<sep>"} <= self.special.keys():
             raise ModelError(f"The encoding {self.encoding.name!r} needs the special tokens <cls> and <sep>.")
         wanted = [context_token(name, value) for name, values in self.encoding.context.items() for value in values]
@@ -85,8 +86,10 @@ class Vocabulary:
             )
         if not (np.isfinite(self.target_sum) and self.target_sum > 0):
             raise ModelError(f"target_sum={self.target_sum} must be a positive number.")
-        if len(np.unique(self.tokens)) != len(self.tokens) or set(self.tokens.tolist()) & set(self.special.values()):
-            raise ModelError("The vocabulary gives one token to two genes. Rebuild it with one token per gene.")
+        if len(set(numbers)) < len(numbers):
+            raise ModelError(
+                "The vocabulary gives one token to two genes or special tokens. Rebuild it with a token for each."
+            )
         if not (np.isfinite(self.medians).all() and (self.medians > 0).all()):
             bad = self.ensembl_ids[~(np.isfinite(self.medians) & (self.medians > 0))]
             raise ModelError(f"Gene medians must be positive numbers; {bad[0]} (of {len(bad)} such genes) has none.")
@@ -161,7 +164,8 @@ class Vocabulary:
     @cached_property
     def checksum(self) -> str:
         """SHA-256 of all that decides how a cell is encoded: genes, medians, special tokens, input size, encoding."""
-        digest = hashlib.sha256(json.dumps([self.special, self.input_size]).encode())
+        special = dict(sorted(self.special.items(), key=lambda item: item[1]))
+        digest = hashlib.sha256(json.dumps([special, self.input_size]).encode())
         if self.encoding != RankValue():
             digest.update(json.dumps(encoding_to_dict(self.encoding), sort_keys=True).encode())
         digest.update("\n".join(self.ensembl_ids.tolist()).encode())

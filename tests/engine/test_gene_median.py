@@ -33,14 +33,14 @@ def slots(vocabulary):
 GROUPS = np.resize([0, 2, 0, 1, 2], 30)
 
 
-def by_hand(vocabulary, cells, slots):
+def by_hand(vocabulary, cells, slots, groups):
     """Medians of the stock model's states, cell by cell; the last row of each is over all groups."""
     stock, states = make_bert(vocabulary), {}
-    for cell, group in enumerate(GROUPS):
+    for cell in np.flatnonzero(groups >= 0):
         with torch.no_grad():
             hidden = stock(torch.tensor(cells[cell][None].astype(np.int64)), output_hidden_states=True).hidden_states
         for position, token in enumerate(cells[cell]):
-            for of in (group, N_GROUPS):
+            for of in (groups[cell], N_GROUPS):
                 for layer in LAYERS:
                     states.setdefault((layer, of, slots[token]), []).append(hidden[layer][0, position].numpy())
     medians = np.full((3, N_GROUPS + 1, N_SLOTS, 16), np.nan)
@@ -50,11 +50,11 @@ def by_hand(vocabulary, cells, slots):
     return medians
 
 
-def run(vocabulary, cells, slots, budget=10_000, n_devices=1, max_bytes=1e9):
+def run(vocabulary, cells, slots, groups=GROUPS, budget=10_000, n_devices=1, max_bytes=1e9):
     berts = [use_own_kernels(make_bert(vocabulary)) for _ in range(n_devices)]
     blocks = [(0, cells.slice(0, 11)), (11, cells.slice(11, 30))]
     counts = count_tokens(blocks, slots, N_SLOTS)
-    asked = (LAYERS, budget, GROUPS, N_GROUPS, slots, N_SLOTS)
+    asked = (LAYERS, budget, groups, N_GROUPS, slots, N_SLOTS)
     return gene_medians(blocks, berts, *asked, n_of_slot=counts, max_bytes=max_bytes)
 
 
@@ -62,8 +62,8 @@ def run(vocabulary, cells, slots, budget=10_000, n_devices=1, max_bytes=1e9):
 @pytest.mark.parametrize("max_bytes", [1e9, 3000, 0], ids=["memory", "disk in blocks", "disk row by row"])
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
 def test_medians_equal_brute_force_over_the_stock_model(vocabulary, cells, slots, budget, max_bytes, n_devices):
-    found = run(vocabulary, cells, slots, budget, n_devices, max_bytes)
-    expected = by_hand(vocabulary, cells, slots)
+    found = run(vocabulary, cells, slots, GROUPS, budget, n_devices, max_bytes)
+    expected = by_hand(vocabulary, cells, slots, GROUPS)
     for layer in LAYERS:
         np.testing.assert_allclose(found.of(layer), expected[layer, N_GROUPS], atol=1e-5)
         for group in range(N_GROUPS):
@@ -75,6 +75,20 @@ def test_memory_and_disk_give_the_same_to_the_last_bit(vocabulary, cells, slots)
     np.testing.assert_array_equal(one.n_cells, other.n_cells)
     for layer in LAYERS:
         np.testing.assert_array_equal(one.groups[layer], other.groups[layer])
+
+
+@pytest.mark.parametrize("max_bytes", [1e9, 0], ids=["memory", "disk"])
+def test_cells_of_no_group_have_no_part_in_any_median(vocabulary, cells, slots, max_bytes):
+    groups = np.where(GROUPS > 0, GROUPS, -1)
+    found, expected = (
+        run(vocabulary, cells, slots, groups, max_bytes=max_bytes),
+        by_hand(vocabulary, cells, slots, groups),
+    )
+    assert not found.n_cells[0].any()
+    for layer in LAYERS:
+        np.testing.assert_allclose(found.of(layer), expected[layer, N_GROUPS], atol=1e-5)
+        for group in range(N_GROUPS):
+            np.testing.assert_allclose(found.of(layer, group), expected[layer, group], atol=1e-5)
 
 
 def test_a_gene_in_no_cell_is_nan(vocabulary, cells, slots):

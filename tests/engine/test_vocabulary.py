@@ -69,6 +69,8 @@ def test_checksum_changes_with_a_median_and_with_the_input_size():
     other.medians[5] += 1e-9
     assert one.checksum != other.checksum
     assert one.checksum != make_vocabulary(input_size=17).checksum
+    turned = dict(reversed(one.special.items()))
+    assert replace(one, special=turned).checksum == one.checksum  # their order decides nothing
 
 
 @pytest.mark.parametrize("median", [0.0, -1.0, np.nan, np.inf])
@@ -84,6 +86,14 @@ def test_one_token_for_two_genes_is_refused():
         Vocabulary(np.array([2, 2]), np.array(["A", "B"]), np.array(["", ""]), np.ones(2), {"<pad>": 0}, 4)
     with pytest.raises(ModelError, match="one token to two genes"):
         Vocabulary(np.array([0, 2]), np.array(["A", "B"]), np.array(["", ""]), np.ones(2), {"<pad>": 0}, 4)
+    with pytest.raises(ModelError, match="one token to two genes or special tokens"):
+        replace(make_vocabulary(), special={"<pad>": 0, "<mask>": 0})
+
+
+def test_a_token_out_of_bounds_is_refused_wherever_it_stands():
+    tokens = np.array([2, -7, 3])
+    with pytest.raises(ModelError, match="token -7; tokens are numbers from 0"):
+        Vocabulary(tokens, np.array(["A", "B", "C"]), np.array([""] * 3), np.ones(3), {"<pad>": 0}, 4)
 
 
 @pytest.mark.parametrize("damage", ["genes.tsv", "geneformer.json"])
