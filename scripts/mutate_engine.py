@@ -42,7 +42,7 @@ TESTS = {  # module of the engine -> its tests, the quickest first
     "vocabulary": "engine/test_vocabulary.py engine/test_two_time_points.py",
     "pickled": "security/test_pickles.py engine/test_dictionaries.py",
     "perturbation.edits": "engine/test_edits.py",
-    "perturbation.perturbed_cells": "tl/test_perturb.py",
+    "perturbation.perturbed_cells": "engine/test_perturbed_cells.py tl/test_perturb.py",
     "perturbation.shifts": "tl/test_perturb.py",
     "statistics.perturbation_tests": "tl/test_rank_perturbations.py",
     "statistics.rank_tests": "engine/test_rank_tests.py engine/test_null_perturbations.py",

@@ -271,7 +271,8 @@ def _scan_cells(
     show = session.first is None
     with scan_progress(int(cells.sum()), "perturb", show=show) as advance, matmul_precision(session.dtype):
         parts = Parts(store, name_of, lambda block, found: take(found), lambda block: advance(block.n_cells, 0))
-        blocks = parts.missing(cut_blocks(each_cell(_genes_of_cells(session, plan), cells), plan, vocabulary))
+        each, split = each_cell(_genes_of_cells(session, plan), cells), request.method == "exact"
+        blocks = parts.missing(cut_blocks(each, plan, vocabulary, split=split))
         passed = (session.berts, session.layers, session.tokens_per_batch)
         run(blocks, plan, vocabulary, *passed, asked, parts.done, advance)
 

@@ -63,9 +63,12 @@ class Plan:
 
     @property
     def whole_cells(self) -> bool:
-        """Whether genes beyond the cut, and the values of all genes, are needed."""
-        modes = {self.mode, *(edit.mode for edits in self.combinations for edit in edits)}
-        return self.refill or "set" in modes
+        """Whether genes beyond the cut, and the values of all genes, are needed for any perturbation."""
+        return self.refill or self.mode == "set" or any(map(self.whole_cell, self.combinations))
+
+    def whole_cell(self, edits: tuple[Edit, ...]) -> bool:
+        """Whether they are needed for this one."""
+        return self.refill or any(edit.mode == "set" for edit in edits)
 
     def columns(self, window: np.ndarray, n_tokens: int) -> np.ndarray:
         """Perturbations that can apply to a cell with these genes, as columns of the result, ascending."""
@@ -164,7 +167,7 @@ class Block:
 
 
 def cut_blocks(
-    cells: Iterable[tuple[int, np.ndarray, np.ndarray]], plan: Plan, vocabulary: Vocabulary
+    cells: Iterable[tuple[int, np.ndarray, np.ndarray]], plan: Plan, vocabulary: Vocabulary, *, split: bool = True
 ) -> Iterator[Block]:
     """Cut all perturbations of all cells into blocks of about `TOKENS_PER_BLOCK` tokens; the same in every run.
 
@@ -176,21 +179,42 @@ def cut_blocks(
         What is done to each.
     vocabulary
         Of the model.
+    split
+        As for :func:`blocks_of`.
     """
-    number, size, parts = 0, 0, []
-    for cell, ids, values in cells:
+
+    def part_of(cell: int, ids: np.ndarray, values: np.ndarray) -> Part:
         columns = plan.columns(ids[: vocabulary.max_genes], vocabulary.n_tokens)
-        n_columns, length = len(columns), max(1, min(len(ids), vocabulary.max_genes))
+        return Part(cell, ids, values, columns, len(columns))
+
+    return blocks_of((part_of(*cell) for cell in cells), vocabulary, split=split)
+
+
+def blocks_of(parts: Iterable[Part], vocabulary: Vocabulary, *, split: bool = True) -> Iterator[Block]:
+    """Gather perturbations in blocks of about `TOKENS_PER_BLOCK` tokens.
+
+    Parameters
+    ----------
+    parts
+        Perturbations of consecutive cells.
+    vocabulary
+        Of the model.
+    split
+        Divide the perturbations of a cell between two blocks where the first is full; False leaves them together.
+    """
+    number, size, gathered = 0, 0, []
+    for part in parts:
+        columns, length = part.columns, max(1, min(len(part.ids), vocabulary.max_genes))
         while len(columns):
-            room = max(1, (TOKENS_PER_BLOCK - size) // length)
-            parts.append(Part(cell, ids, values, columns[:room], n_columns))
+            room = max(1, (TOKENS_PER_BLOCK - size) // length) if split else len(columns)
+            gathered.append(part._replace(columns=columns[:room]))
             size += length * len(columns[:room])
             columns = columns[room:]
             if size + length > TOKENS_PER_BLOCK:
-                yield Block(number, parts)
-                number, size, parts = number + 1, 0, []
-    if parts or not number:  # one block at least, so that there are results, be they empty
-        yield Block(number, parts)
+                yield Block(number, gathered)
+                number, size, gathered = number + 1, 0, []
+    if gathered or not number:  # one block at least, so that there are results, be they empty
+        yield Block(number, gathered)
 
 
 class PerturbedCells:
@@ -207,6 +231,8 @@ class PerturbedCells:
     begin
         Called before a block is run with the block, its number of perturbed sequences, and the jobs that leave their
         cell as it is: their effect is zero, and they are not run.
+    needs_others
+        Pass over perturbations that leave the cell no other gene: there is none to compare.
     """
 
     def __init__(
@@ -215,8 +241,11 @@ class PerturbedCells:
         plan: Plan,
         vocabulary: Vocabulary,
         begin: Callable[[Block, int, list[Job]], object],
+        *,
+        needs_others: bool,
     ) -> None:
         self.blocks, self.plan, self.vocabulary, self.begin = blocks, plan, vocabulary, begin
+        self.needs_others = needs_others
         self.jobs: dict[int, Job] = {}  # row -> job, until it was run
 
     def __iter__(self) -> Iterator[tuple[int, Tokens]]:
@@ -232,19 +261,18 @@ class PerturbedCells:
     def _jobs(self, block: int, part: Part, unchanged: list[Job]) -> Iterator[Job]:
         """The perturbed sequences of a cell, each variant of the unperturbed one in front of those it belongs to."""
         plan, most = self.plan, self.vocabulary.max_genes
-        ids, whole = part.ids[:most], plan.whole_cells
-        genes = ranked(part.ids, part.values) if whole else ranked(ids)
+        ids, genes = part.ids[:most], ranked(part.ids, part.values)
         rank = {token: i for i, token in enumerate(ids.tolist(), start=1)}
         found: dict[int, list[Job]] = {}
         for column in part.columns.tolist():
             edits = plan.edits(column, self.vocabulary.n_tokens)
-            edited = perturb_cell(genes, edits, most, refill=whole)
+            edited = perturb_cell(genes, edits, most, refill=plan.whole_cell(edits))
             if edited is None:
                 continue
             job = Job(block, part.cell, column, rank.get(column, 0), edited)
             if np.array_equal(edited.ids, ids):
                 unchanged.append(job)
-            elif len(edited.shared):
+            elif len(edited.shared) or not self.needs_others:
                 found.setdefault(edited.n_original, []).append(job)
         for n, jobs in sorted(found.items(), reverse=True):
             places = np.arange(n)

@@ -50,6 +50,6 @@ def scan(
     n_states = len(next(iter(asked.goals.values()), ()))
     width = berts[0].config.hidden_size
     collector = Collector(layers, asked, width, n_states, vocabulary.n_tokens, done, advance)
-    cells = PerturbedCells(blocks, plan, vocabulary, collector.begin)
+    cells = PerturbedCells(blocks, plan, vocabulary, collector.begin, needs_others=asked.measure == "genes")
     consumers: list[list[Consumer]] = [[Shifts(cells, layers, asked, collector.add)] for _ in berts]
     run(cells, berts, layers, tokens_per_batch, consumers)

@@ -10,7 +10,7 @@ import numpy as np
 from torch.nn.functional import normalize
 
 from scgeneformer._engine.packing import to_device
-from scgeneformer._engine.perturbation.perturbed_cells import Block, Part
+from scgeneformer._engine.perturbation.perturbed_cells import blocks_of
 from scgeneformer._engine.perturbation.scan import scan
 from scgeneformer._engine.perturbation.screen import screen_cell
 from scgeneformer._engine.run import share
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from transformers import BertModel
 
-    from scgeneformer._engine.perturbation.perturbed_cells import Plan
+    from scgeneformer._engine.perturbation.perturbed_cells import Block, Part, Plan
     from scgeneformer._engine.perturbation.shifts import Asked
     from scgeneformer._engine.vocabulary import Vocabulary
 
@@ -46,7 +46,7 @@ def screened_scan(
     Parameters
     ----------
     blocks, plan, vocabulary, berts, layers, tokens_per_batch, asked, done, advance
-        As in :func:`scan.scan`. The results have "exact" (n,) bool beside.
+        As in :func:`scan.scan`, but no cell may be split between blocks. The results have "exact" (n,) bool beside.
     n_exact
         Perturbations of each cell that are run exactly: those of the largest estimated shift or, with goals, the
         largest estimated shift towards any of the states; of the first of the layers. Genes that enter a cell are all
@@ -59,15 +59,15 @@ def screened_scan(
     def work(bert: BertModel, source: Iterable[Block], stop: threading.Event) -> None:
         for block in source:
             estimates = [_estimate(bert, part, plan, vocabulary, layers, asked, seed) for part in block.parts]
-            leading = [
-                _leading(part, rows, layers[0], n_exact) for part, rows in zip(block.parts, estimates, strict=True)
+            again = [
+                part._replace(columns=_leading(part, rows, layers[0], n_exact))
+                for part, rows in zip(block.parts, estimates, strict=True)
             ]
             exact: list[dict[str, np.ndarray]] = []
-            again = Block(block.number, [p._replace(columns=c) for p, c in zip(block.parts, leading, strict=True)])
             passed = ([bert], layers, tokens_per_batch, asked)
-            scan([again], plan, vocabulary, *passed, partial(_keep, exact))
+            scan(blocks_of(again, vocabulary), plan, vocabulary, *passed, partial(_keep, exact))
             with lock:
-                done(block, _merge(block, estimates, exact[0]))
+                done(block, _merge(block, estimates, exact))
                 advance(block.n_cells, sum(len(part.columns) for part in block.parts))
             if stop.is_set():
                 return
@@ -126,10 +126,12 @@ def _leading(part: Part, estimate: dict[str, np.ndarray], layer: int, n_exact: i
     return part.columns[np.sort(order[: n_exact + np.isnan(size).sum()])]
 
 
-def _merge(block: Block, estimates: list[dict[str, np.ndarray]], exact: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _merge(
+    block: Block, estimates: list[dict[str, np.ndarray]], exact: list[dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """Exact results, and behind them the estimates of all other perturbations."""
-    confirmed = set(zip(exact["cell"].tolist(), exact["column"].tolist(), strict=True))
-    parts = [exact | {"exact": np.ones(len(exact["cell"]), dtype=bool)}]
+    confirmed = {pair for one in exact for pair in zip(one["cell"].tolist(), one["column"].tolist(), strict=True)}
+    parts = [one | {"exact": np.ones(len(one["cell"]), dtype=bool)} for one in exact]
     for part, estimate in zip(block.parts, estimates, strict=True):
         if not estimate:
             continue
