@@ -126,10 +126,10 @@ def test_tokens_are_lazy_and_used(adata, toy, bins, log, opened):
     cells = lazy(adata, told=told)
     gf.tl.tokenize(cells, toy)
     assert list(cells.obs) == list(adata.obs)
-    stored = ["geneformer_tokens", "geneformer_bins"][: 1 + bins]
+    stored = ["geneformer_tokens", "geneformer_checksums", "geneformer_bins"][: 2 + bins]
     assert sorted(cells.obsm) == sorted(stored)
     for key in stored:
-        assert (cells.obsm[key].dtype, cells.obsm[key].shape) == (expected.obsm[key].dtype, (60, 16))
+        assert (cells.obsm[key].dtype, cells.obsm[key].shape) == (expected.obsm[key].dtype, expected.obsm[key].shape)
         np.testing.assert_array_equal(cells.obsm[key].compute(), expected.obsm[key])
     assert cells.uns["geneformer_tokens"] == expected.uns["geneformer_tokens"]
     for key in stored:
@@ -264,6 +264,26 @@ def test_perturbations_are_those_in_memory(adata, toy, asked):
                 one, other = one.data, other.data
             np.testing.assert_allclose(one, other, **CLOSE)
     assert_equal(cells.uns, expected.uns)
+
+
+@pytest.mark.parametrize("asked", [{"mode": "set", "to": 5.0}, {"refill": True}], ids=str)
+def test_whole_cells_are_read_from_the_counts_even_where_tokens_are_stored(adata, toy, asked):
+    expected = gf.tl.perturb(adata, ["G1"], model=toy, copy=True, **asked)
+    cells = lazy(adata)
+    gf.tl.tokenize(cells, toy)
+    gf.tl.perturb(cells, ["G1"], model=toy, **asked)
+    key = f"geneformer_{asked.get('mode', 'delete')}"
+    np.testing.assert_allclose(cells.layers[key].toarray(), expected.layers[key].toarray(), **CLOSE)
+
+
+def test_lazy_tokens_of_counts_that_were_changed_are_not_used(adata, toy, log):
+    cells = lazy(adata)
+    gf.tl.tokenize(cells, toy)
+    cells.X = lazy(make_adata(n_cells=60, seed=1)).X
+    gf.tl.embed_cells(cells, toy)
+    assert "the counts were changed since gf.tl.tokenize" in log()
+    expected = gf.tl.embed_cells(make_adata(n_cells=60, seed=1), toy, copy=True)
+    np.testing.assert_allclose(cells.obsm["X_geneformer"].compute(), expected.obsm["X_geneformer"], **CLOSE)
 
 
 def test_a_perturbation_that_was_interrupted_goes_on(adata, toy, tmp_path, monkeypatch):

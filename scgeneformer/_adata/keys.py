@@ -15,6 +15,7 @@ EMBEDDING = "X_geneformer"  # obsm, uns
 GENES = "geneformer"  # varm, uns
 TOKENS = "geneformer_tokens"  # obsm, uns
 BINS = "geneformer_bins"  # obsm: bins of the values of the tokens, for encodings that have any
+CHECKSUMS = "geneformer_checksums"  # obsm: of the counts that the tokens were made from
 N_GENES = "geneformer_n_genes"  # obs: known genes with a count, before truncation
 N_TOKENS = "geneformer_n_tokens"  # obs: tokens of the cell, special ones included, after truncation
 ATTENTION = "geneformer_attention"  # varp, uns
@@ -30,7 +31,7 @@ PERTURBATION = "geneformer_delete"  # layers, obsm, varm, uns: those of the defa
 STATISTICS = ("median", "mean", "variance", "std", "detection")  # var: of the counts of a gene, behind "geneformer_"
 
 FIXED = {
-    *(TOKENS, BINS, N_GENES, N_TOKENS, ATTENTION, LOG_LIKELIHOOD, PSEUDO_PERPLEXITY),
+    *(TOKENS, BINS, CHECKSUMS, N_GENES, N_TOKENS, ATTENTION, LOG_LIKELIHOOD, PSEUDO_PERPLEXITY),
     *(GENE_TOKEN, SPLIT, FOLD),
     *(f"{GENES}_{name}" for name in (*STATISTICS, *EDITS, "edits")),
 }

@@ -20,6 +20,7 @@ from scgeneformer._adata.disk.token_files import check_readable
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.genes import GeneMap, map_genes
 from scgeneformer._adata.previous import PREVIOUS, PreviousLayer, find_previous
+from scgeneformer._engine.checksums import checksums
 from scgeneformer._engine.encodings import fill_context
 from scgeneformer._engine.ranking import rank_value_encode
 from scgeneformer._engine.sequences import as_sequences, genes_of, ranking_of
@@ -133,6 +134,20 @@ class CellTokens:
         """Tokens of a sample of the cells, to foresee the cost, (n,) int64."""
         samples = zip(*(matrix.sample(200) for matrix in self._matrices), strict=True)
         return np.concatenate([self._encode(*blocks)[0].lengths for blocks in samples])
+
+    def matches(self, found: Any) -> bool:
+        """Whether these are the checksums of the cells, (n_obs, n_times): of all in memory, of a sample elsewhere."""
+        n, matrices = self.counts.n_obs, [counts.matrix for counts in self._matrices]
+        if all(isinstance(matrix, np.ndarray) or sp.issparse(matrix) for matrix in matrices):
+            some = [(first, min(first + ROWS_PER_BLOCK, n)) for first in range(0, n, ROWS_PER_BLOCK)]
+        else:
+            some = self.counts.sampled()
+        read = (checksums([counts.rows(*each) for counts in self._matrices]) for each in some)
+        return all(np.array_equal(one, np.asarray(found[slice(*each)])) for one, each in zip(read, some, strict=True))
+
+    def from_counts(self) -> CellTokens:
+        """The same cells, encoded from their counts even where tokens are stored."""
+        return CellTokens(self.counts, self.genes, self.vocabulary, self.previous, self.context)
 
     @property
     def stored(self) -> list[Any]:
@@ -250,9 +265,12 @@ def open_tokens(
     counts = open_counts(adata, counts_layer, use_raw)
     genes, context = map_genes(counts.var, vocabulary, gene_ids), find_context(adata, vocabulary)
     tokens = CellTokens(counts, genes, vocabulary, previous, context)
-    there = keys.TOKENS in adata.obsm
-    there &= vocabulary.encoding.n_positions is None or keys.BINS in adata.obsm
-    if stored and there and dict(adata.uns.get(keys.TOKENS, {}).get("params", {})) == tokens.params:
+    needed = {keys.TOKENS, keys.CHECKSUMS} | (set() if vocabulary.encoding.n_positions is None else {keys.BINS})
+    there = stored and needed <= set(adata.obsm)
+    if there and dict(adata.uns.get(keys.TOKENS, {}).get("params", {})) == tokens.params:
+        if not tokens.matches(adata.obsm[keys.CHECKSUMS]):
+            logg.info(f"    the counts were changed since gf.tl.tokenize: adata.obsm[{keys.TOKENS!r}] is not used")
+            return tokens
         logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")
         return StoredTokens(counts, genes, vocabulary, previous, context)
     return tokens

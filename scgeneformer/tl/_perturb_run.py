@@ -223,6 +223,8 @@ def _scan(
     gathered: Gathered,
 ) -> None:
     """Run one plan over the cells, chunk by chunk where they are read from dask arrays."""
+    if plan.whole_cells:
+        session = replace(session, source=session.source.from_counts())
     if in_chunks(session):
         if store is not None:  # the workers repeat the batches
             session = replace(session, budget=session.tokens_per_batch)

@@ -14,6 +14,7 @@ from scgeneformer._adata.disk.rows import Rows
 from scgeneformer._adata.tokens import open_tokens
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
+from scgeneformer._engine.checksums import checksums
 from scgeneformer._engine.two_time_points import reads_two_times
 from scgeneformer._progress import progress
 from scgeneformer.tl._chunks import refuse_store
@@ -75,6 +76,8 @@ def tokenize(
     `adata.obsm['geneformer_bins']` : uint8 or uint16 (n_obs, input_size)
         With models of value bins: the bin of the value of each gene, the number of bins for special tokens, 0 behind
         the last token.
+    `adata.obsm['geneformer_checksums']` : uint64 (n_obs, n_times)
+        A checksum of the counts of each cell, at each time point, by which it is told whether they are still the same.
     `adata.obs['geneformer_n_genes']` : int32
         Genes with a count (now) that the model knows, before truncation.
     `adata.obs['geneformer_n_tokens']` : int32
@@ -118,8 +121,8 @@ def tokenize(
         refuse_store(out)
         chunks = RowChunks(source.stored)
         parts = chunks.map(_pad_chunk, source.without_data())
-        for key, dtype in _dtypes(vocabulary).items():
-            results.obsm[key] = chunks.stack(parts, itemgetter(key), (vocabulary.input_size,), dtype)
+        for key, (dtype, width) in _layout(vocabulary).items():
+            results.obsm[key] = chunks.stack(parts, itemgetter(key), (width,), dtype)
     else:
         with open_store(out, "tokenize", adata, source.params) as store, progress(adata.n_obs, "tokenize") as advance:
             results.obsm, results.obs = _pad(source, advance, store)
@@ -129,24 +132,29 @@ def tokenize(
     return target if copy else None
 
 
-def _dtypes(vocabulary: Vocabulary) -> dict[str, type]:
-    """What is stored of each cell, with the smallest type that holds it."""
-    dtypes: dict[str, type] = {keys.TOKENS: np.uint16 if vocabulary.n_tokens <= 2**16 else np.uint32}
-    if (n := vocabulary.encoding.n_positions) is not None:
-        dtypes[keys.BINS] = np.uint8 if n <= 2**8 else np.uint16
-    return dtypes
+def _layout(vocabulary: Vocabulary) -> dict[str, tuple[type, int]]:
+    """Type, the smallest that does, and number of the columns of what is stored in `obsm`."""
+    size, encoding = vocabulary.input_size, vocabulary.encoding
+    found: dict[str, tuple[type, int]] = {
+        keys.TOKENS: (np.uint16 if vocabulary.n_tokens <= 2**16 else np.uint32, size),
+        keys.CHECKSUMS: (np.uint64, encoding.n_times),
+    }
+    if encoding.n_positions is not None:
+        found[keys.BINS] = (np.uint8 if encoding.n_positions <= 2**8 else np.uint16, size)
+    return found
 
 
 def _pad(
     source: CellTokens, advance: Callable[[int], object], store: RunStore | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What is stored of all cells in `obsm`, (n_obs, input_size), and in `obs`; blocks that the store has come from it.
+    """What is stored of all cells in `obsm` and in `obs`; blocks that the store has come from it.
 
     What it has of other counts is refused.
     """
-    shape, folder = (source.counts.n_obs, source.vocabulary.input_size), None if store is None else store.path
-    found = {key: Rows(shape, dtype, folder) for key, dtype in _dtypes(source.vocabulary).items()}
-    columns = {key: np.zeros(shape[0], dtype=np.int32) for key in (keys.N_GENES, keys.N_TOKENS)}
+    n_obs, folder = source.counts.n_obs, None if store is None else store.path
+    layout = _layout(source.vocabulary)
+    found = {key: Rows((n_obs, width), dtype, folder) for key, (dtype, width) in layout.items()}
+    columns = {key: np.zeros(n_obs, dtype=np.int32) for key in (keys.N_GENES, keys.N_TOKENS)}
 
     def put(block: Block, part: dict[str, np.ndarray]) -> None:
         first, n = block[0], len(part[keys.N_GENES])
@@ -164,12 +172,13 @@ def _pad(
 
 def _pad_block(source: CellTokens, first: int, counts: list[sp.csr_matrix]) -> dict[str, np.ndarray]:
     """What is stored of the cells of a block."""
-    width, dtypes = source.vocabulary.input_size, _dtypes(source.vocabulary)
+    layout = _layout(source.vocabulary)
     tokens, n_genes = source.encode(first, counts)
     part = {keys.N_GENES: n_genes, keys.N_TOKENS: tokens.lengths.astype(np.int32)}
-    part[keys.TOKENS] = tokens.to_padded(width, dtype=dtypes[keys.TOKENS])
+    dtype, width = layout[keys.TOKENS]
+    part |= {keys.TOKENS: tokens.to_padded(width, dtype=dtype), keys.CHECKSUMS: checksums(counts)}
     if tokens.positions is not None:
-        part[keys.BINS] = tokens.positions_to_padded(width, dtype=dtypes[keys.BINS])
+        part[keys.BINS] = tokens.positions_to_padded(width, dtype=layout[keys.BINS][0])
     return part
 
 

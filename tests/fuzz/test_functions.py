@@ -37,6 +37,7 @@ TYPES = {
     r"var/ensembl_id": object,
     r"obs/geneformer_(split|kind)|var/geneformer_kind": "category",
     r"obsm/geneformer_tokens": np.uint16,
+    r"obsm/geneformer_checksums": np.uint64,
     r"(obsm|varm|varp|layers)/.*": np.float32,
     r"uns/.*": None,
 }

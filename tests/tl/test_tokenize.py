@@ -28,6 +28,7 @@ def test_tokens_and_their_numbers_are_written(adata, model):
     np.testing.assert_array_equal(found, expected_tokens(adata, model))
     np.testing.assert_array_equal(adata.obs["geneformer_n_genes"], (adata.X.toarray() > 0).sum(axis=1))
     np.testing.assert_array_equal(adata.obs["geneformer_n_tokens"], (found > 0).sum(axis=1))
+    assert (adata.obsm["geneformer_checksums"].dtype, adata.obsm["geneformer_checksums"].shape) == (np.uint64, (12, 1))
 
 
 def test_blocks_do_not_show(monkeypatch, model):
@@ -135,3 +136,46 @@ def test_bins_of_another_model_do_not_stay_beside_the_tokens(adata, toy):
     adata.obsm["geneformer_bins"] = np.zeros((12, 16), dtype=np.uint8)
     gf.tl.tokenize(adata, toy)
     assert "geneformer_bins" not in adata.obsm
+
+
+@pytest.mark.parametrize("how", ["h5ad", "zarr"])
+def test_stored_tokens_are_not_used_once_counts_were_changed(toy, log, tmp_path, how):
+    adata = make_adata(60)
+    gf.tl.tokenize(adata, toy)
+    changed = adata.copy()
+    row, gene = 41, int(changed.X[41].indices[0])
+    changed.X[row, gene] = 0  # one count of one cell
+    getattr(changed, f"write_{how}")(tmp_path / f"a.{how}")
+    back = getattr(ad, f"read_{how}")(tmp_path / f"a.{how}")
+    fresh = make_adata(60)
+    fresh.X = changed.X.copy()
+    gf.tl.embed_cells(fresh, toy)
+    for one in (changed, back):
+        gf.tl.embed_cells(one, toy)
+        np.testing.assert_array_equal(one.obsm["X_geneformer"], fresh.obsm["X_geneformer"])
+    text = "the counts were changed since gf.tl.tokenize: adata.obsm['geneformer_tokens'] is not used"
+    assert log().count(text) == 2
+    assert "using the tokens stored" not in log()
+
+
+def test_stored_tokens_go_with_their_cells(toy, log):
+    adata = make_adata(60)
+    gf.tl.tokenize(adata, toy)
+    adata.X = adata.X.tocsc().astype(np.float64)  # the same counts
+    some = adata[[50, 3, 17, 4]].copy()
+    gf.tl.embed_cells(some, toy)
+    gf.tl.embed_cells(adata[::-1].copy(), toy)
+    assert log().count("using the tokens stored") == 2
+
+
+def test_of_counts_in_a_file_a_sample_is_looked_at(toy, log, tmp_path):
+    adata = make_adata(60)
+    gf.tl.tokenize(adata, toy)
+    adata.write_h5ad(tmp_path / "same.h5ad")
+    adata.X = adata.X[::-1].copy()
+    adata.write_h5ad(tmp_path / "other.h5ad")
+    for name in ("same", "other"):
+        backed = ad.read_h5ad(tmp_path / f"{name}.h5ad", backed="r")
+        gf.tl.embed_cells(backed, toy)
+        backed.file.close()
+    assert log().count("using the tokens stored") == log().count("the counts were changed since") == 1
