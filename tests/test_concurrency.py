@@ -138,12 +138,12 @@ def test_an_interrupt_while_results_are_written_comes_after_the_last_of_them(vie
     def make():
         return make_adata(14)[:12] if view else make_adata(12)
 
-    complete, inside = make(), ("_adata/writer.py", "/anndata/")
+    complete, inside = make(), ("/anndata/",)  # which is where something is assigned
     write(complete, results())
     adata = make()
     n = lines_run(lambda: write(adata, results()), within=inside)
     handler = signal.getsignal(signal.SIGINT)
-    for stop_at in np.linspace(15, n - 15, 20).astype(int).tolist():
+    for stop_at in np.linspace(1, n, 20).astype(int).tolist():
         adata = make()
         with pytest.raises(KeyboardInterrupt):
             lines_run(lambda adata=adata: write(adata, results()), stop_at, inside)

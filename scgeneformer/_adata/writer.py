@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +13,9 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.frames import drop
 from scgeneformer._adata.kind import check_target
 from scgeneformer._errors import DataError
+from scgeneformer._publish import uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from anndata import AnnData
 
@@ -54,12 +50,12 @@ class Results:
 def write(adata: AnnData, results: Results) -> None:
     """Assign all results and remove what they replace; if one step fails, those before it are taken back.
 
-    An interrupt waits until then.
+    An interrupt waits until then: a view that becomes an object of its own is neither, halfway.
     """
     written = [(slot, key) for slot, key, _ in results.entries()]
     gone = [(slot, key, NOTHING) for slot, key in results.removed if (slot, key) not in written]
     before = []
-    with _uninterrupted(), warnings.catch_warnings():
+    with uninterrupted(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)  # results turn a view into an object of its own
         try:
             for slot, key, value in [*results.entries(), *gone]:
@@ -86,23 +82,6 @@ def _put(adata: AnnData, slot: str, key: str, value: Any) -> None:
 
 def _listed(places: list[tuple[str, str]]) -> str:
     return ", ".join(f"{slot}[{key!r}]" for slot, key in places)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let an interrupt wait for the end of the block: a view becoming an object of its own is neither, halfway."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    waiting: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *call: waiting.append(call))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if waiting:
-            handler(*waiting[0])
 
 
 def target_of(adata: AnnData, copy: bool) -> AnnData:
