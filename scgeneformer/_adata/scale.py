@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LOG_BASES = (np.e, 2.0, 10.0)
 FIT = 0.005  # evidence below; float32 leaves 1e-6, three digits 0.004, and other scales 0.015 and more
 N_CELLS = 200  # that are looked at
+FEWEST = 20  # cells whose totals are not equal by chance
 
 
 def evident_base(values: sp.csr_matrix, bases: tuple[float, ...] = LOG_BASES) -> float | None:
@@ -46,8 +47,8 @@ def evident_base(values: sp.csr_matrix, bases: tuple[float, ...] = LOG_BASES) ->
 
 
 def _from_equal(totals: np.ndarray) -> float:
-    """Median distance from the median, as a share of it; that of one cell says nothing."""
-    return float(np.median(np.abs(totals / np.median(totals) - 1))) if len(totals) > 1 else np.inf
+    """Median distance from the median, as a share of it; those of few cells say nothing."""
+    return float(np.median(np.abs(totals / np.median(totals) - 1))) if len(totals) >= FEWEST else np.inf
 
 
 def _from_whole(ratios: np.ndarray) -> float:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -17,7 +19,7 @@ SCALES = {
     "counts per median": (COUNTS / TOTALS * np.median(TOTALS), np.nan),
     "proportions": (COUNTS / TOTALS, np.nan),
     "counts times a constant": (COUNTS * 0.97, np.nan),
-    "identical cells": (np.log1p(np.tile(COUNTS[0], (5, 1))), np.e),
+    "identical cells": (np.log1p(np.tile(COUNTS[0], (30, 1))), np.e),
     "the same value everywhere": ((COUNTS > 0) * 0.37, np.nan),
     "corrected, to one total": (CORRECTED / CORRECTED.sum(axis=1, keepdims=True) * 50, np.nan),
     "log1p of counts": (np.log1p(COUNTS), np.e),
@@ -43,6 +45,13 @@ def test_the_scale_is_the_one_on_which_values_are_what_counts_can_become(name, d
     values, base = SCALES[name]
     found = evident_base(sp.csr_matrix(values.astype(dtype)))
     np.testing.assert_equal(found, base)
+
+
+def test_totals_of_few_cells_are_equal_by_chance():
+    logged = np.log1p(COUNTS / TOTALS * 1e4)[:, ::3]
+    order = np.argsort(logged.sum(axis=1))
+    for i, j in pairwise(order):  # whose sums are alike
+        assert evident_base(sp.csr_matrix(logged[[i, j]])) == np.e
 
 
 def test_another_base_is_found_where_it_is_named():
