@@ -33,31 +33,25 @@ def run(bert, ids, positions, layer):
     return bert(ids, position_ids=positions, output_hidden_states=True).hidden_states[layer][0].double().numpy()
 
 
-def perturbed(ids, token, mode, hold, n_lead, n_trail, input_size):
-    """Tokens to compare with; tokens, positions and place before (-1: none) in one perturbed cell."""
-    lead, trail = list(range(n_lead)), list(range(len(ids) - n_trail, len(ids)))
+def perturbed(ids, token, mode, hold, n_lead, n_trail):
+    """Tokens, positions and place before (-1: put in front) in one perturbed cell."""
+    lead, trail = range(n_lead), range(len(ids) - n_trail, len(ids))
     genes = [place for place in range(n_lead, len(ids) - n_trail) if ids[place] != token]
-    if mode == "overexpress":
-        genes = [-1, *genes][: input_size - n_lead - n_trail]
-    origin = [*lead, *genes, *trail]
+    origin = [*lead, *([-1] if mode == "overexpress" else []), *genes, *trail]
     sequence = [token if place < 0 else ids[place] for place in origin]
-    overflow = 0 if token in ids or len(ids) < input_size else 1
-    original = [t for place, t in enumerate(ids) if not overflow or place != len(ids) - n_trail - 1]
-    return original, sequence, origin if hold else range(len(origin)), origin
+    return sequence, origin if hold else range(len(origin)), origin
 
 
 def effect(bert, ids, token, goals, *, layer, mode, hold, n_lead, n_trail):
     """All measures, and the shifts to the goals of `<cls>` and of the mean, from the definitions."""
-    original, sequence, positions, origin = perturbed(
-        ids, token, mode, hold, n_lead, n_trail, bert.config.max_position_embeddings
-    )
-    before, after = run(bert, original, range(len(original)), layer), run(bert, sequence, positions, layer)
+    sequence, positions, origin = perturbed(ids, token, mode, hold, n_lead, n_trail)
+    before, after = run(bert, ids, range(len(ids)), layer), run(bert, sequence, positions, layer)
 
     def cosine(a, b):
         return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
     shared = [(i, j) for i, j in enumerate(origin) if n_lead <= j < len(ids) - n_trail]
-    assert all(sequence[i] == original[j] for i, j in shared)
+    assert all(sequence[i] == ids[j] for i, j in shared)
     genes = [state[n_lead : len(state) - n_trail] for state in (before, after)]
     means = [state.mean(axis=0) if len(state) else np.full(state.shape[1], np.nan) for state in genes]
     shifts = {
@@ -93,9 +87,7 @@ def measures_of(vocabulary):
 def test_with_all_genes_carried_the_screen_is_exact(bert, stock, vocabulary, mode, hold, n_genes):
     ids = make_cell(vocabulary, n_genes or vocabulary.max_genes)
     targets = np.random.default_rng(2).permutation(ids[vocabulary.n_lead : len(ids) - vocabulary.n_trail])
-    if mode == "overexpress":
-        targets = np.concatenate([np.setdiff1d(vocabulary.tokens, ids)[:3], targets])
-    elif n_genes == 1 and not vocabulary.n_lead:
+    if mode == "delete" and n_genes == 1 and not vocabulary.n_lead:
         pytest.skip("nothing is left of the cell")
     special = {"n_lead": vocabulary.n_lead, "n_trail": vocabulary.n_trail}
     setting = {"layer": 2, "mode": mode, "hold": hold} | special
@@ -193,11 +185,10 @@ def test_after_one_block_cls_is_exact_whatever_the_sample(hold):
 def test_a_perturbation_that_is_checked_is_exact(bert, stock, vocabulary, mode):
     ids, goals = make_cell(vocabulary, vocabulary.max_genes), make_goals(16)
     genes = ids[vocabulary.n_lead : len(ids) - vocabulary.n_trail]
-    targets = genes if mode == "delete" else [np.setdiff1d(vocabulary.tokens, ids)[0], *genes]
     setting = {"layer": 2, "mode": mode, "hold": False, "n_lead": vocabulary.n_lead, "n_trail": vocabulary.n_trail}
-    expected = [effect(stock, ids, token, goals.numpy(), **setting) for token in targets]
+    expected = [effect(stock, ids, token, goals.numpy(), **setting) for token in genes]
     for measure in measures_of(vocabulary):
-        options = {"measure": measure, "targets": targets, "n_carried": 2, "n_pilots": 2, "goals": goals}
+        options = {"measure": measure, "n_carried": 2, "n_pilots": 2, "goals": goals}
         shift, towards = screen_cell(bert, ids, n_checks=100, **setting, **options)
         np.testing.assert_allclose(towards, np.transpose([e[1][measure] for e in expected]), atol=1e-12)
         if measure != "genes":
@@ -281,7 +272,8 @@ def test_drawn_genes_stand_for_all_of_them_and_every_gene_has_its_chance():
         ({"n_carried": 0}, "n_carried=0"),
         ({"n_pilots": 0}, "n_pilots=0"),
         ({"n_checks": -1}, "n_checks=-1"),
-        ({"targets": np.array([10**6])}, "1000000"),
+        ({"targets": np.array([10**6])}, "not in the cell cannot be screened: 1000000"),
+        ({"targets": np.array([10**6]), "mode": "overexpress"}, "not in the cell cannot be screened: 1000000"),
     ],
 )
 def test_what_cannot_be_is_refused(real, options, said):

@@ -72,10 +72,9 @@ def screen_cell(
     layer
         Hidden layer, counted from 0.
     mode
-        "delete" or "overexpress" (to the first rank; a gene that is not in the cell enters, and a cell that is full is
-        compared without its last gene, which it pushes out).
+        "delete" or "overexpress" (to the first rank).
     targets
-        Tokens of the genes, (p,); None: every gene of the cell in the order of its ranks.
+        Tokens of genes of the cell, (p,); None: all in the order of their ranks.
     n_lead, n_trail
         Special tokens in front and behind.
     hold
@@ -114,31 +113,23 @@ def screen_cell(
         raise DataError(f"measure={measure!r} is not one of {', '.join(map(repr, valid))}.")
     ids = np.asarray(ids)
     genes = ids[n_lead : len(ids) - n_trail]
-    targets = genes if targets is None else np.asarray(targets)
-    present = np.isin(targets, genes)
-    shift, moved = np.empty(len(targets)), np.empty((0 if goals is None else len(goals), len(targets)))
-    for some in (present, ~present):
-        if not some.any():
-            continue
-        overflow = len(ids) >= bert.config.max_position_embeddings and not present[some].any()
-        plan, order = make_plan(
-            np.delete(ids, len(genes) + n_lead - 1) if overflow else ids,
-            targets[some],
-            mode=mode,
-            hold=hold,
-            n_lead=n_lead,
-            n_trail=n_trail,
-            input_size=bert.config.max_position_embeddings,
-            n_carried=n_carried,
-            n_pilots=n_pilots,
-            n_checks=n_checks,
-            seed=seed,
-            device=bert.device,
-            dtype=bert.dtype,
-        )
-        columns = np.flatnonzero(some)[order]
-        shift[columns], moved[:, columns] = _run(bert, plan, layer, MEASURES[measure], goals)
-    return shift, moved
+    plan, order = make_plan(
+        ids,
+        genes if targets is None else np.asarray(targets),
+        mode=mode,
+        hold=hold,
+        n_lead=n_lead,
+        n_trail=n_trail,
+        n_carried=n_carried,
+        n_pilots=n_pilots,
+        n_checks=n_checks,
+        seed=seed,
+        device=bert.device,
+        dtype=bert.dtype,
+    )
+    shift, moved = _run(bert, plan, layer, MEASURES[measure], goals)
+    back = np.argsort(order)
+    return shift[back], moved[:, back]
 
 
 def _run(

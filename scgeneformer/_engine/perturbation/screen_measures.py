@@ -21,7 +21,7 @@ def _genes(whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan) -> torch.
     known = (units - units[plan.unperturbed]).square().sum(dim=-1, keepdim=True) / 2  # 1 − cosine, without cancellation
     found = (normalize(_sampled(carried, plan), dim=-1) - units[plan.unperturbed, plan.sample]).square()
     total = _sum_over_genes(known.double(), found.sum(dim=-1, keepdim=True).double() / 2, plan)[:, 0]
-    return (total / _or_nan(plan.genes.sum() - plan.taken)).clamp(min=0)
+    return (total / _or_nan(plan.genes.sum() - 1)).clamp(min=0)
 
 
 def _first(whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,12 +35,11 @@ def _means(whole: torch.Tensor, carried: torch.Tensor, plan: CellPlan) -> tuple[
     cell = whole[plan.unperturbed]
     sampled = _sampled(carried, plan).double() - cell[plan.sample]
     change = _sum_over_genes(whole - cell, sampled, plan)
-    places = plan.places.clamp(max=len(plan.ids) - 1)
     n, total = plan.genes.sum(), cell[plan.genes].sum(dim=0)
-    after = total + change - cell[places] * plan.taken[:, None]
+    after = total + change - cell[plan.places]
     if plan.inserted is not None:
-        return total / n, (after + carried[:, -1].double()) / (n - plan.taken[:, None] + 1)
-    return total / n, after / _or_nan(n - plan.taken[:, None])
+        return total / n, (after + carried[:, -1].double()) / n
+    return total / n, after / _or_nan(n - 1)
 
 
 def _sum_over_genes(known: torch.Tensor, found: torch.Tensor, plan: CellPlan) -> torch.Tensor:

@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
     def along(self, places: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """How far from the lower to the upper reference cell the perturbed genes are, 0 to 1."""
-        return ((places - self.start).to(dtype) / (self.stop - self.start)).clamp(max=1)
+        return (places - self.start).to(dtype) / (self.stop - self.start)
 
 
 class Checks(NamedTuple):
@@ -45,7 +45,7 @@ class Checks(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CellPlan:
-    """All perturbations of one cell, in the order of the places they take genes from.
+    """Perturbations of genes of one cell, in the order of their places.
 
     Parameters
     ----------
@@ -58,11 +58,9 @@ class CellPlan:
     intervals
         Perturbations by reference cells; together they are all.
     places
-        Where a gene is taken away, (p,) int64; n if none is.
-    taken
-        Whether one is, (p,) float.
+        Of the perturbed genes, (p,) int64.
     inserted
-        Token that enters in front of all genes, (p,) int64; None in a deletion.
+        Token that is put in front of all genes, (p,) int64; None in a deletion.
     sample
         Places of the carried genes, ascending, special tokens among them, (m,) int64.
     weights
@@ -80,7 +78,6 @@ class CellPlan:
     unperturbed: int
     intervals: list[Interval]
     places: torch.Tensor
-    taken: torch.Tensor
     inserted: torch.Tensor | None
     sample: torch.Tensor
     weights: torch.Tensor
@@ -105,7 +102,7 @@ class CellPlan:
 
 
 class Mode(NamedTuple):
-    """How far other genes move, whether those behind the perturbed one or in front do, and whether it enters anew."""
+    """How far other genes move, those behind the perturbed one or those in front, and whether it moves to the front."""
 
     step: int
     behind: bool
@@ -123,7 +120,6 @@ def make_plan(
     hold: bool,
     n_lead: int,
     n_trail: int,
-    input_size: int,
     n_carried: int,
     n_pilots: int,
     n_checks: int,
@@ -136,8 +132,8 @@ def make_plan(
     Raises
     ------
     DataError
-        If a gene to be deleted is not in the cell, if the mode is unknown or cannot hold positions, or if a number of
-        genes or pilots is too small.
+        If a gene is not in the cell, if the mode is unknown or cannot hold positions, or if a number of genes or
+        pilots is too small.
     """
     if mode not in MODES:
         raise DataError(f"mode={mode!r} cannot be screened; those that can are {', '.join(map(repr, MODES))}.")
@@ -148,15 +144,14 @@ def make_plan(
             f"n_carried={n_carried} and n_pilots={n_pilots} must be at least 1, n_checks={n_checks} at least 0."
         )
     n, end = len(ids), len(ids) - n_trail
-    places = _places(ids, targets, MODES[mode], n_lead, end)
-    taken = places < n
+    places = _places(ids, targets, n_lead, end)
     order = np.argsort(places, kind="stable")
-    places, taken, targets = places[order], taken[order], targets[order]
+    places, targets = places[order], targets[order]
     sample, stand_for = draw_genes(ids, n_carried, n_lead, n_trail, seed)
     edges = np.unique(np.linspace(n_lead, end, (1 if hold else n_pilots) + 1).round().astype(np.int64))
     move = _held if hold else _mover(MODES[mode], n_lead)
     everywhere = np.arange(n)
-    cells = np.minimum([move(everywhere, edge) for edge in edges], input_size - 1)
+    cells = np.minimum([move(everywhere, edge) for edge in edges], n - 1)  # the last gene never moves back
     references, which = np.unique(np.vstack([everywhere, cells]), axis=0, return_inverse=True)
     which = which.ravel()  # numpy 2.0 gives it another shape
 
@@ -164,17 +159,15 @@ def make_plan(
         return torch.from_numpy(np.array(array)).to(device)
 
     checks = _checks(ids, places, targets, MODES[mode], n_lead, n_trail, move, 0 if hold else n_checks)
-    weights = stand_for * ((sample != places[:, None]) | ~taken[:, None])
     plan = CellPlan(
         ids=tensor(ids.astype(np.int64)),
         references=tensor(references),
         unperturbed=int(which[0]),
-        intervals=_intervals(places, edges, which[1:], end),
+        intervals=_intervals(places, edges, which[1:]),
         places=tensor(places),
-        taken=tensor(taken).to(dtype),
         inserted=tensor(targets.astype(np.int64)) if MODES[mode].inserts else None,
         sample=tensor(sample),
-        weights=tensor(weights).to(dtype),
+        weights=tensor(stand_for * (sample != places[:, None])).to(dtype),
         positions=tensor(move(sample, places[:, None])),
         checks=Checks(*map(tensor, checks)) if checks else None,
         n_lead=n_lead,
@@ -201,13 +194,12 @@ def draw_genes(ids: np.ndarray, n_carried: int, n_lead: int, n_trail: int, seed:
     return places, np.where((places >= n_lead) & (places < n - n_trail), n_genes / m, 1.0)
 
 
-def _places(ids: np.ndarray, targets: np.ndarray, mode: Mode, n_lead: int, end: int) -> np.ndarray:
-    """Where a gene is taken away for each target, the number of tokens if none is, (p,) int64."""
+def _places(ids: np.ndarray, targets: np.ndarray, n_lead: int, end: int) -> np.ndarray:
+    """Place of each target, (p,) int64."""
     where = {int(token): place for place, token in enumerate(ids[n_lead:end].tolist(), start=n_lead)}
-    absent = [int(token) for token in targets if int(token) not in where]
-    if absent and not mode.inserts:
-        raise DataError(f"Tokens that are not in the cell cannot be deleted: {', '.join(map(str, absent[:10]))}.")
-    return np.array([where.get(int(token), len(ids)) for token in targets], dtype=np.int64)
+    if absent := [int(token) for token in targets if int(token) not in where]:
+        raise DataError(f"Tokens that are not in the cell cannot be screened: {', '.join(map(str, absent[:10]))}.")
+    return np.array([where[int(token)] for token in targets], dtype=np.int64)
 
 
 def _checks(
@@ -226,7 +218,7 @@ def _checks(
         return None
     rows = np.floor((np.arange(count) + 0.5) * len(places) / count).astype(np.int64)
     everywhere = np.arange(n)
-    left = np.stack([everywhere[everywhere != place] for place in places[rows]])  # (c, n − 1), or n if none is taken
+    left = np.stack([everywhere[everywhere != place] for place in places[rows]])  # (c, n − 1)
     tokens, positions = ids[left], np.take_along_axis(move(everywhere, places[rows, None]), left, axis=1)
     genes = (everywhere >= n_lead) & (everywhere < n - n_trail)
     genes = genes[left[0]]  # the same for all: one gene is missing, wherever it was
@@ -253,8 +245,8 @@ def _mover(mode: Mode, n_lead: int) -> Callable[[np.ndarray, np.ndarray], np.nda
     return move
 
 
-def _intervals(places: np.ndarray, edges: np.ndarray, references: np.ndarray, end: int) -> list[Interval]:
-    """Cut the perturbations, sorted by place, at the edges; a place behind all genes belongs to the last interval."""
-    cuts = np.searchsorted(np.minimum(places, end - 1), edges)
+def _intervals(places: np.ndarray, edges: np.ndarray, references: np.ndarray) -> list[Interval]:
+    """Cut the perturbations, sorted by place, at the edges."""
+    cuts = np.searchsorted(places, edges)
     bounds = zip(cuts[:-1], cuts[1:], edges[:-1], edges[1:], references[:-1], references[1:], strict=False)
     return [Interval(slice(int(a), int(b)), *map(int, rest)) for a, b, *rest in bounds if b > a]

@@ -44,13 +44,13 @@ class KnownAttention:
     def rest(self, rows: slice) -> torch.Tensor:
         """Sums over all genes but the perturbed one, less what the sample stands for, (b, h, m, d_head + 1)."""
         plan, base = self.plan, self.plan.unperturbed
-        places = plan.places[rows].clamp(max=len(plan.ids) - 1)
+        places = plan.places[rows]
         gone = self.weights[base][:, :, places, None] * self.values[base][:, None, places]  # (h, m, b, d_head + 1)
-        gone = gone.movedim(2, 0) * plan.taken[rows, None, None, None]
+        gone = gone.movedim(2, 0)
         shares = plan.mixture(self.interval, rows, plan.sample)
         stand_for = torch.cat([plan.weights[rows] * share for share in shares], dim=1)  # (b, 2 m)
         rest = self.base - gone - (stand_for @ self.sampled.flatten(1)).view(gone.shape)
-        return rest + self.sums.without(plan.places[rows]) if self.moves else rest
+        return rest + self.sums.without(places) if self.moves else rest
 
     def rest_of_inserted(self, query: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """The same for the inserted gene (b, h, 1, d_head + 1), and the logarithm of its exponentials (b, h, 1, 1).
@@ -62,8 +62,7 @@ class KnownAttention:
         top = scores.logsumexp(dim=-1, keepdim=True)
         weights = (scores - top).exp()
         counts = weights.new_ones(query.shape[0], len(plan.ids))
-        places = plan.places[rows].clamp(max=len(plan.ids) - 1)
-        counts.scatter_(1, places[:, None], 1 - plan.taken[rows, None])
+        counts.scatter_(1, plan.places[rows, None], 0)
         counts[:, plan.sample] -= plan.weights[rows]
         return (weights * counts[:, None, None]) @ values, top
 
@@ -100,7 +99,7 @@ class IntervalSums:
     def without(self, places: torch.Tensor) -> torch.Tensor:
         """The sums for perturbed genes at some places of the interval, (b, …)."""
         length = len(self.before)
-        at = (places - self.interval.start).clamp(max=length)  # (b,)
+        at = places - self.interval.start  # (b,)
         shape = (-1, *[1] * (self.before.ndim - 1))
         before = self.before[(at - 1).clamp(min=0)] * (at > 0).view(shape)
         behind = self.behind[(at + 1).clamp(max=length - 1)] * (at + 1 < length).view(shape)
