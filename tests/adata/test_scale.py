@@ -48,7 +48,7 @@ def test_the_scale_is_the_one_on_which_values_are_what_counts_can_become(name, d
 
 
 def test_totals_of_few_cells_are_equal_by_chance():
-    logged = np.log1p(COUNTS / TOTALS * 1e4)[:, ::3]
+    logged = np.log1p(COUNTS / TOTALS * 1e4)[:, 5:]
     order = np.argsort(logged.sum(axis=1))
     for i, j in pairwise(order):  # whose sums are alike
         assert evident_base(sp.csr_matrix(logged[[i, j]])) == np.e
