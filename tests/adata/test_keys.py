@@ -32,7 +32,7 @@ def test_no_goal_state_holds_the_shifts_of_another(adata, toy):
     adata.obs["plain"] = np.resize(["one", "two", "three"], 12)
     for column, states, key in (("state", ["CD4", "CD4_2", "CD4+"], "a"), ("plain", ["one", "two", "three"], "b")):
         goal = {"column": column, "start": states[0], "goal": states[1], "alternatives": states[2:]}
-        gf.tl.perturb(adata, ["G1", "G2"], model=toy, goal=goal, key_added=key)
+        gf.tl.perturb(adata, model=toy, goal=goal, key_added=key)
     for one, other in zip(adata.uns["a"]["state_keys"], adata.uns["b"]["state_keys"], strict=True):
         assert_equal(adata.layers[one], adata.layers[other])
 
