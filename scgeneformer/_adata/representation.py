@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scgeneformer._adata.counts import row_reader
-from scgeneformer._errors import DataError, MissingKeyError
+from scgeneformer._errors import DataError, MissingKeyError, missing_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Representation:
     def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first row, up to `rows` rows as dense float64) over all cells; NaN is let through."""
         for start in range(0, self.n_obs, rows):
-            block = _dense(self.read(start, min(start + rows, self.n_obs)))
+            block = np.asarray(_dense(self.read(start, min(start + rows, self.n_obs))), dtype=np.float64)
             if np.isinf(block).any():
                 row = start + int(np.isinf(block).any(axis=1).argmax())
                 raise DataError(
@@ -64,7 +64,21 @@ def open_representation(adata: AnnData, use_rep: str) -> Representation:
     DataError
         If it is no matrix of numbers, cells × features.
     """
-    name, matrix = _find(adata, use_rep)
+    return _opened(adata, *_find(adata, use_rep))
+
+
+def read_embedding(adata: AnnData, key: str) -> np.ndarray:
+    """All rows of a matrix in ``adata.obsm``, dense, in the floating-point type they have, else float64.
+
+    Raises as :func:`open_representation` does.
+    """
+    if key not in adata.obsm:
+        raise missing_key("obsm", key, adata.obsm, "Run gf.tl.embed_cells(adata) first.")
+    rows = _dense(_opened(adata, f"adata.obsm[{key!r}]", adata.obsm[key]).read(0, adata.n_obs))
+    return rows if rows.dtype.kind == "f" else rows.astype(np.float64)
+
+
+def _opened(adata: AnnData, name: str, matrix: Any) -> Representation:
     shape: tuple[int, ...] = tuple(getattr(matrix, "shape", ()))
     numeric = all(dtype.kind in "fiub" for dtype in _dtypes(matrix))
     if not numeric or len(shape) != 2 or not shape[1]:
@@ -99,7 +113,7 @@ def _frame_reader(frame: Any) -> Callable[[int, int], Any]:
 
 
 def _dense(block: Any) -> np.ndarray:
-    """Any kind of rows as float64."""
+    """Any kind of rows as an array."""
     if hasattr(block, "compute"):
         block = block.compute()
-    return np.asarray(block.toarray() if sp.issparse(block) else block, dtype=np.float64)
+    return np.asarray(block.toarray() if sp.issparse(block) else block)

@@ -1,20 +1,19 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._adata.representation import read_embedding
 from scgeneformer._checks import check_choice
 from scgeneformer._engine.statistics.aggregate import AGGREGATES, rows_with_nan
 from scgeneformer._engine.statistics.aggregate import aggregate as combine
-from scgeneformer._errors import DataError, missing_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +72,8 @@ def aggregate(
     ['cell_type', 'phase', 'n_cells']
     """
     check_choice(AGGREGATES, func=func)
-    rows, names = _embedding(adata, key)
+    rows = read_embedding(adata, key)
+    names = [str(name) for name in getattr(adata.obsm[key], "columns", range(rows.shape[1]))]
     groups = find_groups(adata, by)
     values, n_cells = combine(rows, groups.codes, len(groups.names), func)
     counts = {
@@ -88,22 +88,6 @@ def aggregate(
         obs[column] = pd.Categorical(obs[column], [c for c in _categories(adata, column) if c in used])
     params = {"by": np.array(groups.columns), "func": func, "key": key}
     return ad.AnnData(values, obs=obs, var=pd.DataFrame(index=names), uns={"aggregate": {"params": params, **counts}})
-
-
-def _embedding(adata: AnnData, key: str) -> tuple[np.ndarray, list[str]]:
-    """Rows of the cells, floating-point, and the names of the columns."""
-    flat = [name for name, value in adata.obsm.items() if len(value.shape) == 2]
-    listed = ", ".join(map(repr, flat)) or "none"
-    if key not in adata.obsm:
-        raise missing_key("obsm", key, flat, "Run gf.tl.embed_cells(adata) first.")
-    value: Any = adata.obsm[key]
-    if key not in flat:
-        raise DataError(f"adata.obsm[{key!r}] has shape {value.shape}, not cells × d. Those that have: {listed}.")
-    names = [str(name) for name in getattr(value, "columns", range(value.shape[1]))]
-    rows = value.toarray() if sp.issparse(value) else np.asarray(value)
-    if rows.dtype.kind not in "fiub":
-        raise DataError(f"adata.obsm[{key!r}] holds no numbers ({rows.dtype}). Those that are cells × d: {listed}.")
-    return (rows if rows.dtype.kind == "f" else rows.astype(np.float64)), names
 
 
 def _n_unused(adata: AnnData, groups: Groups) -> int:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scanpy import logging as logg
@@ -10,13 +10,14 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.counts import open_counts
 from scgeneformer._adata.expression import expression_pca
 from scgeneformer._adata.groups import find_groups
+from scgeneformer._adata.representation import read_embedding
 from scgeneformer._adata.training.evaluation import comparable, with_method
 from scgeneformer._adata.training.labels import find_labels
 from scgeneformer._adata.training.split import find_split
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._checks import as_names, check_choice, check_whole
 from scgeneformer._docs import shared_docs
-from scgeneformer._errors import DataError, missing_key
+from scgeneformer._errors import DataError
 from scgeneformer._training.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
@@ -187,19 +188,7 @@ def _embeddings(adata: AnnData, asked: str | Sequence[str] | None) -> dict[str, 
             )
     else:
         names = [name for name in dict.fromkeys(as_names(asked)) if name != PCA]
-    if missing := [name for name in names if name not in adata.obsm]:
-        raise missing_key("obsm", missing[0], adata.obsm, "Run gf.tl.embed_cells(adata) first.")
-    found = {}
-    for name in names:
-        values: Any = adata.obsm[name]
-        values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-        if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
-            raise DataError(
-                f"adata.obsm[{name!r}] is no embedding of cells, which holds numbers, cells × dimensions. Leave it out "
-                "of use_rep."
-            )
-        found[name] = values
-    return found
+    return {name: read_embedding(adata, name) for name in names}
 
 
 def _rounds(parts: np.ndarray, used: np.ndarray, n_folds: int | None) -> list[Round]:

@@ -115,7 +115,7 @@ def test_the_original_is_left_alone(adata):
         ({"by": "n_cells"}, "Rename"),
         ({"func": "sum"}, "'mean', 'median', 'var'"),
         ({"key": "nope"}, "the keys are: 'X_geneformer'"),
-        ({"key": "cube"}, r"has shape \(6, 2, 2\)"),
+        ({"key": "cube"}, r"adata\.obsm\[.cube.\] has the shape \(6, 2, 2\); a matrix of numbers, cells × f"),
     ],
     ids=str,
 )
