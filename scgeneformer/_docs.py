@@ -27,7 +27,8 @@ counts_layer
 use_raw
     Take the counts from ``adata.raw``.
 gene_ids
-    Column of ``adata.var`` with Ensembl IDs or symbols, or "var_names"; None finds it by itself."""
+    Column of ``adata.var`` with Ensembl IDs or symbols, or "var_names", which alone counts then. None finds it by
+    itself, prefers Ensembl IDs, and takes the names of genes without one from the other columns."""
 _PREVIOUS = """\
 previous_layer
     For models that read two time points: layer with the counts of the same cells before. A cell of which nothing is
@@ -66,7 +67,7 @@ dtype
     "auto" (CUDA: mixed precision in bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
 arguments
     Arguments of `transformers.TrainingArguments` that take the place of ours, such as
-    ``{"report_to": "tensorboard", "save_steps": 500}``.
+    ``{"report_to": "tensorboard", "save_steps": 500}``; settings of the training have names of their own.
 overwrite
     Whether `out` may be a model directory already.
 **settings

@@ -75,7 +75,7 @@ class SearchTrainer(PackedTrainer):
         run = run_of(base)
         arguments = run.training_arguments(folder, validates=True, saves=False)
         super().__init__(run.network(train.truth), base, arguments, train, validation, run.task.measure)
-        self.run_of, self.base, self.space, self.given, self.cells = run_of, base, space, run.arguments, train
+        self.run_of, self.base, self.space, self.cells = run_of, base, space, train
         self.model_init: Any = self.begin_trial
 
     def begin_trial(self, trial: Trial) -> Network:
@@ -95,9 +95,8 @@ class SearchTrainer(PackedTrainer):
         return self.network
 
     def arguments_of_trial(self, trial: Trial) -> dict[str, Any]:
-        """What of the recipe of a trial are arguments of Trainer; those that the caller gave stay as they are."""
-        found = arguments_of(draw(trial, self.space, self.base))
-        return {name: value for name, value in found.items() if name not in self.given}
+        """What of the recipe of a trial are arguments of Trainer."""
+        return arguments_of(draw(trial, self.space, self.base))
 
 
 def search(

@@ -31,6 +31,17 @@ if TYPE_CHECKING:
 
     Measure = Callable[[Network, TokenDataset], dict[str, float]]
 
+OF_RECIPE: dict[str, tuple[str, type]] = {  # argument of transformers: field of Recipe, and its type there
+    "num_train_epochs": ("epochs", float),
+    "per_device_train_batch_size": ("batch_size", int),
+    "gradient_accumulation_steps": ("accumulation", int),
+    "learning_rate": ("learning_rate", float),
+    "lr_scheduler_type": ("schedule", str),
+    "warmup_steps": ("warmup", float),
+    "weight_decay": ("weight_decay", float),
+    "max_grad_norm": ("max_grad_norm", float),
+}
+
 
 class PackedTrainer(Trainer):
     """Trainer of a :class:`Network`.
@@ -146,7 +157,7 @@ def training_arguments(
     Raises
     ------
     DataError
-        If one of `more` does not exist, or transformers refuses it.
+        If one of `more` does not exist, is a setting of the recipe, or transformers refuses it.
     """
     _check_names(more)
     ours: dict[str, Any] = {
@@ -195,20 +206,17 @@ def _check_names(more: dict[str, Any]) -> None:
             f"arguments={more!r}: {unknown[0]!r} is no argument of transformers.TrainingArguments.{hint} "
             "help(transformers.TrainingArguments) lists them all."
         )
+    given = {name: field for name, (field, _) in OF_RECIPE.items()} | {"seed": "seed"}
+    if taken := [f"{given[name]}={more[name]!r} in place of {name!r}" for name in more if name in given]:
+        raise DataError(
+            f"arguments={more!r} holds what is a setting of the training itself, with a name of its own. Take "
+            f"{', '.join(taken)}."
+        )
 
 
 def arguments_of(recipe: Recipe) -> dict[str, Any]:
     """Those settings of a recipe that are arguments of transformers.Trainer."""
-    return {
-        "num_train_epochs": float(recipe.epochs),
-        "per_device_train_batch_size": recipe.batch_size,
-        "gradient_accumulation_steps": recipe.accumulation,
-        "learning_rate": float(recipe.learning_rate),
-        "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": float(recipe.warmup),
-        "weight_decay": float(recipe.weight_decay),
-        "max_grad_norm": float(recipe.max_grad_norm),
-    }
+    return {name: kind(getattr(recipe, field)) for name, (field, kind) in OF_RECIPE.items()}
 
 
 def is_over(history: list[dict[str, Any]], arguments: TrainingArguments, patience: int) -> bool:

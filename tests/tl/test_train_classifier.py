@@ -396,6 +396,14 @@ def test_a_class_that_does_not_train_is_refused(cells, toy, tmp_path):
         ({"arguments": {"bogus": 1}}, r"'bogus' is no argument of transformers\.TrainingArguments\. help\(transf"),
         ({"arguments": {"optim": "best"}}, r"arguments=\{'optim': 'best'\} cannot be used\. .*best.* is not a valid"),
         ({"arguments": {"report_to": "pigeon"}}, "cannot be used. pigeon is not supported, only"),
+        (
+            {"arguments": {"per_device_train_batch_size": 4, "learning_rate": 1e-3}},
+            r"Take batch_size=4 in place of 'per_device_train_batch_size', learning_rate=0\.001 in place of 'learn",
+        ),
+        (
+            {"arguments": {"seed": 3}},
+            r"holds what is a setting of the training itself, .* Take seed=3 in place of 'seed'",
+        ),
         ({"arguments": {"save_steps": 1}, "patience": 1}, "With patience= checkpoints are written where it is"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
