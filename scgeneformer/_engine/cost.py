@@ -6,6 +6,7 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from scanpy import logging as logg
 
@@ -13,11 +14,12 @@ from scgeneformer._errors import DataError
 from scgeneformer.settings import settings
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import BertModel
 
 CPU_TOKENS_PER_BATCH = 4096  # activations of this size stay out of the way of fresh memory, whose first touch is slow
 CUDA_TOKENS_PER_BATCH = 131_072  # a small model is held up by queueing its kernels; more cells share them
+CPU_PART = 3e13  # floating-point operations that are kept together on a CPU: a few minutes of an ordinary one
+LARGEST_PART = 2**20  # cells
 EMULATED = 5e9  # floating-point operations per second; what computes in half precision has ten times as many
 LONG_SECONDS = 600  # from here on the faster choices are named, as a warning
 EFFICIENCY, EFFICIENCY_HALF = 0.6, 0.3  # of the matrix-multiply rate, as benchmarks find it on CPUs, with some reserve
@@ -46,6 +48,17 @@ def choose_tokens_per_batch(bert: BertModel, asked: int | None) -> int:
     free, _ = torch.cuda.mem_get_info(bert.device)
     per_token = 4 * (12 * bert.config.hidden_size + 2 * bert.config.intermediate_size)  # bytes, generously
     return int(min(CUDA_TOKENS_PER_BATCH, max(4096, 0.5 * free / per_token)))
+
+
+def cells_per_part(bert: BertModel, depth: int) -> int:
+    """Cells whose results are stored together by a run that can be resumed; on CUDA whole blocks take seconds.
+
+    It depends on the model alone, not on the speed of the machine, so that two runs have the same parts.
+    """
+    if bert.device.type == "cuda":
+        return LARGEST_PART
+    longest = flops_per_cell(bert, depth, np.array(bert.config.max_position_embeddings))
+    return int(2 ** np.floor(np.log2(np.clip(CPU_PART / max(longest, 1.0), 1, LARGEST_PART))))
 
 
 @cache

@@ -8,7 +8,7 @@ import pandas as pd
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.disk.parts import Parts, n_filled, name_of
+from scgeneformer._adata.disk.parts import Parts, n_filled, name_of, pieces
 from scgeneformer._adata.disk.rows import Rows
 from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
@@ -124,6 +124,7 @@ def embed_cells(
     >>> adata.obsm["X_geneformer"].shape
     (100, 128)
     """
+    from scgeneformer._engine.cost import cells_per_part
     from scgeneformer._engine.pooling import get_pooling
 
     target = target_of(adata, copy)
@@ -150,7 +151,8 @@ def embed_cells(
         refuse_store(out)
         cells, of_groups, n_cells, n_tokens = embed_chunks(session, pool, groups, agg, per_cell)
     else:
-        with session.kept_in(out, "embed_cells", asked) as (session, store):
+        n_kept = cells_per_part(session.berts[0], max(session.layers))
+        with session.kept_in(out, "embed_cells", asked, cells_per_part=n_kept) as (session, store):
             cells, of_groups, n_cells, n_tokens = _run(session, pool, groups, agg, per_cell, store)
 
     key, results = key_added or keys.EMBEDDING, Results()
@@ -222,6 +224,8 @@ def _embed(
     def done(block: tuple[int, Tokens], rows: dict[int, np.ndarray]) -> None:
         parts.done(block, {f"L{n}": values for n, values in rows.items()})
 
+    if store is not None:
+        blocks = pieces(blocks, store.choices["cells_per_part"])
     parts = Parts(store, name_of, put, lambda block: advance(n_filled(block)))
     passed = (session.berts, session.model.vocabulary, session.layers, pool, session.tokens_per_batch)
     embed_blocks(parts.missing(blocks), *passed, done, advance)

@@ -94,11 +94,11 @@ class Session:
 
     @contextmanager
     def kept_in(
-        self, out: str | Path | None, call: str, params: dict[str, Any]
+        self, out: str | Path | None, call: str, params: dict[str, Any], **choices: int
     ) -> Iterator[tuple[Session, RunStore | None]]:
         """Give the session with the batches of the run that made the store, and the store (:func:`open_store`)."""
-        budget = self.tokens_per_batch
-        with open_store(out, call, self.source.counts.adata, params, tokens_per_batch=budget) as store:
+        choices["tokens_per_batch"] = self.tokens_per_batch
+        with open_store(out, call, self.source.counts.adata, params, **choices) as store:
             yield (self if store is None else replace(self, tokens_per_batch=store.choices["tokens_per_batch"])), store
 
 

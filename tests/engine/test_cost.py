@@ -31,6 +31,15 @@ def test_operations_agree_with_what_torch_counts(bert):
     assert counter.get_total_flops() == cost.flops_per_cell(bert, 3, np.array([10]))[0]
 
 
+@pytest.mark.parametrize(("cells", "expected"), [(0.5, 1), (1, 1), (5, 4), (2**30, cost.LARGEST_PART)])
+def test_cells_that_are_kept_together_are_a_power_of_two_within_the_operations(bert, monkeypatch, cells, expected):
+    longest = cost.flops_per_cell(bert, 3, np.array([bert.config.max_position_embeddings]))[0]
+    monkeypatch.setattr(cost, "CPU_PART", cells * longest)
+    assert cost.cells_per_part(bert, 3) == expected
+    monkeypatch.undo()
+    assert cost.cells_per_part(bert, 0) == cost.LARGEST_PART  # the embedding output costs nothing
+
+
 def test_a_budget_is_the_one_asked_for_or_that_of_the_session(bert):
     assert cost.choose_tokens_per_batch(bert, 77) == 77
     with gf.settings.override(tokens_per_batch=99):

@@ -80,6 +80,13 @@ def _checksum(first: int, *arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def pieces(blocks: Iterable[tuple[int, Tokens]], n_cells: int) -> Iterator[tuple[int, Tokens]]:
+    """Cut blocks into blocks of at most `n_cells`."""
+    for first, tokens in blocks:
+        for start in range(0, len(tokens), n_cells):
+            yield first + start, tokens.slice(start, min(start + n_cells, len(tokens)))
+
+
 def n_filled(block: tuple[int, Tokens]) -> int:
     """Cells of a block that have tokens."""
     return int(np.count_nonzero(block[1].lengths))
