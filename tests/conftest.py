@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import scanpy as sc
 from anndata.tests.helpers import assert_equal
+from hypothesis import settings
 from toys import Stop, make_adata, make_model, make_vocabulary
 
 import scgeneformer as gf
 
+settings.register_profile("package", deadline=None)  # processors are shared: one slow example tells nothing
+settings.load_profile("package")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Other processes that tests start run the package that is tested here, whatever files are in the current folder.

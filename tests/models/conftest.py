@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models.hub_server import HubServer
 
 from scgeneformer import models
 from scgeneformer._engine.vocabulary import Vocabulary, write_vocabulary
 from scgeneformer.models import _registry, _weights
-
-from .hub_server import HubServer
 
 GENES = [f"ENSG{i:011d}" for i in range(1, 31)]
 SPECIAL = {"V1": {"<pad>": 0, "<mask>": 1}, "V2": {"<pad>": 0, "<mask>": 1, "<cls>": 2, "<eos>": 3}}
