@@ -259,7 +259,8 @@ def _genes(case: Case) -> Finding | None:
         return _transposed(case) or Finding("genes", PROBLEM, _told(error), _name_genes(case))
     kind = "Ensembl IDs" if np.mean([is_ensembl(name) for name in case.genes.names]) > HALF else "symbols"
     species = species_of(case.genes.names.tolist()) or "no sign of another species"
-    return Finding("genes", OK, f"{kind} in {where_genes(case.genes.column)}, {species}.")
+    others = f" and, for {n:,} genes without one, names in other columns" if (n := case.genes.n_filled) else ""
+    return Finding("genes", OK, f"{kind} in {where_genes(case.genes.column)}{others}, {species}.")
 
 
 def _transposed(case: Case) -> Finding | None:

@@ -34,11 +34,14 @@ class GeneMap:
         Column of `var` that was used, or "var_names".
     names
         The names in it, (n_vars,) str.
+    n_filled
+        Number of genes that it leaves unnamed, and that have token and name by another column.
     """
 
     tokens: np.ndarray
     column: str
     names: np.ndarray
+    n_filled: int = 0
 
     @property
     def n_matched(self) -> int:
@@ -62,8 +65,9 @@ def map_genes(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = 
     vocabulary
         The genes the model knows.
     gene_ids
-        Column with Ensembl IDs or symbols, or "var_names"; None looks in the index and in the usual columns, prefers
-        Ensembl IDs, and refuses if any of them belongs to another species.
+        Column with Ensembl IDs or symbols, or "var_names", which alone counts then. None looks in the index and in the
+        usual columns, prefers Ensembl IDs, takes the names of genes without one from the others, and refuses if any
+        of them belongs to another species.
 
     Raises
     ------
@@ -77,6 +81,7 @@ def map_genes(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = 
         _check_species(candidate, vocabulary, var)
     chosen = _choose(found)
     _check_symbols(chosen, vocabulary)
+    chosen = _fill(chosen, found, vocabulary)
     if chosen.n_matched < _fewest(var):
         raise DataError(_too_few(chosen, var, vocabulary, gene_ids))
     return chosen
@@ -154,6 +159,24 @@ def _choose(found: list[GeneMap]) -> GeneMap:
         if _are_ids(candidate.names) and candidate.n_matched * 2 >= best.n_matched > 0:
             return candidate
     return best
+
+
+def _fill(chosen: GeneMap, found: list[GeneMap], vocabulary: Vocabulary) -> GeneMap:
+    """Name the genes that the column leaves unnamed as the other columns do.
+
+    What the column does name goes before that: an Ensembl ID the model does not know stays unknown, and a token that
+    the column gives to a gene is not given to a second one, whose symbol must be an alias (AGO2 and CASC7). Symbols do
+    not tell the species, and are not taken where the model knows several.
+    """
+    if len(_species_in(vocabulary)) > 1:
+        return chosen
+    tokens, names = chosen.tokens, chosen.names
+    nameless = tokens < 0
+    nameless[nameless] = [not is_ensembl(name) for name in names[nameless]]
+    for other in found:
+        taken = nameless & (tokens < 0) & (other.tokens >= 0) & ~np.isin(other.tokens, tokens)
+        tokens, names = np.where(taken, other.tokens, tokens), np.where(taken, other.names, names)
+    return GeneMap(tokens, chosen.column, names, int((tokens >= 0).sum()) - chosen.n_matched)
 
 
 def _check_species(genes: GeneMap, vocabulary: Vocabulary, var: pd.DataFrame) -> None:

@@ -82,8 +82,9 @@ def map_genes(
     ids = np.array([name if is_ensembl(name) else "" for name in given], dtype=object)
     ids[known] = id_of.loc[genes.tokens[known]].to_numpy()
     write(target, Results(var={keys.ENSEMBL_ID: ids, keys.GENE_TOKEN: genes.tokens}))
+    others = f", {genes.n_filled:,} of them by other columns" if genes.n_filled else ""
     logg.info(
         f"{genes.n_matched:,} of {adata.n_vars:,} genes, with {share:.1%} of the counts, are known to the model "
-        f"(by {genes.column}; {genes.n_duplicates} of them share a token with another and are summed with it)"
+        f"(by {genes.column}{others}; {genes.n_duplicates} of them share a token with another and are summed with it)"
     )
     return target if copy else None

@@ -85,6 +85,38 @@ def test_symbols_win_over_an_ensembl_column_that_matches_less_than_half_as_many(
     assert map_genes(var, VOCABULARY).column == "var_names"
 
 
+def test_genes_without_an_id_are_named_by_the_other_columns():
+    var = pd.DataFrame({"ensembl_id": ids()}, index=[f"G{i}" for i in range(40)])
+    var.loc[["G1", "G2", "G3", "G4"], "ensembl_id"] = ["", "nan", None, "ENSG99999999999"]
+    var.loc["G4", "gene_symbols"] = "G4"
+    genes = map_genes(var, VOCABULARY)
+    assert (genes.column, genes.n_matched, genes.n_filled) == ("ensembl_id", 39, 3)
+    assert genes.tokens[:6].tolist() == [2, 3, 4, 5, -1, 7]  # an ID that the model does not know stays unknown
+    assert genes.names[:3].tolist() == ["ENSG00000000000", "G1", "G2"]
+    assert map_genes(var, VOCABULARY, "ensembl_id").n_matched == 36  # a column that is named counts alone
+
+
+def test_a_symbol_does_not_take_the_token_of_a_gene_that_has_an_id():
+    var = pd.DataFrame({"ensembl_id": ["", *ids()[3:]]}, index=["OLD3", *[f"G{i}" for i in range(3, 40)]])
+    assert match_genes(["OLD3"], VOCABULARY).tolist() == [5]
+    assert map_genes(var, VOCABULARY).tokens[:2].tolist() == [-1, 5]
+
+
+def test_ids_name_genes_whose_symbols_the_model_does_not_know():
+    var = pd.DataFrame({"ensembl_id": ["ENSG00000000000", *[""] * 39]}, index=["new", *[f"G{i}" for i in range(1, 40)]])
+    genes = map_genes(var, VOCABULARY)
+    assert (genes.column, genes.n_filled) == ("var_names", 1)
+    np.testing.assert_array_equal(genes.tokens, VOCABULARY.tokens)
+
+
+def test_symbols_are_not_taken_where_the_model_knows_several_species():
+    mixed = ids()
+    mixed[20:] = [f"ENSMUSG{i:011d}" for i in range(20)]
+    vocabulary = replace(VOCABULARY, ensembl_ids=np.array(mixed), aliases={})
+    var = pd.DataFrame({"ensembl_id": ["", *mixed[1:]]}, index=[f"G{i}" for i in range(40)])
+    assert map_genes(var, vocabulary).tokens[:2].tolist() == [-1, 3]
+
+
 def test_any_column_can_be_named():
     var = pd.DataFrame({"mine": ids()}, index=[f"x{i}" for i in range(40)])
     assert map_genes(var, VOCABULARY, "mine").n_matched == 40
@@ -146,6 +178,18 @@ def test_real_mouse_data_are_refused_unless_orthologs_are_named(shared, file, pu
     with pytest.raises(DataError, match="mouse"):
         map_genes(var, published)
     assert map_genes(var, published, "human_ensembl_id").n_matched > 1000
+
+
+def test_no_gene_of_real_cells_is_lost_where_ids_are_missing(shared, published):
+    import anndata as ad
+
+    var = ad.read_h5ad(shared / "data" / "kang18_ifnb_2k.h5ad", backed="r").var
+    genes, by_id, by_symbol = (map_genes(var, published, column) for column in (None, "ensembl_id", "var_names"))
+    known = by_id.tokens >= 0
+    np.testing.assert_array_equal(genes.tokens[known], by_id.tokens[known])
+    assert np.isin(by_symbol.tokens[~known], genes.tokens).all()
+    assert genes.n_duplicates == 0
+    assert genes.n_filled == genes.n_matched - by_id.n_matched > 0
 
 
 def test_no_genes_are_refused_in_words():

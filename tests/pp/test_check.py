@@ -54,6 +54,13 @@ def test_the_report_prints_and_gives_a_table(adata, toy):
     assert len(table) == len(report.findings)
 
 
+def test_genes_that_other_columns_name_are_told(adata, toy):
+    adata.var["ensembl_id"] = ["", "", *adata.var["ensembl_id"].iloc[2:]]
+    text = str(gf.pp.check(adata, toy))
+    assert "IDs in adata.var['ensembl_id'] and, for 2 genes without one, names in other columns, human" in text
+    assert "the model knows 40 of 40 genes" in text
+
+
 def test_the_gravest_finding_comes_first(adata, toy):
     adata.obs_names = ["a"] * 12
     adata.X = adata.X.toarray() - 1

@@ -22,6 +22,14 @@ def test_an_id_the_model_does_not_know_is_kept(adata, toy):
     assert adata.var["geneformer_token"].iloc[0] == -1
 
 
+def test_genes_without_an_id_get_that_of_their_symbol_and_this_is_said(adata, toy, log):
+    ids = adata.var["ensembl_id"].tolist()
+    adata.var["ensembl_id"] = ["", *ids[1:]]
+    gf.pp.map_genes(adata, toy)
+    assert adata.var["ensembl_id"].tolist() == ids
+    assert "(by ensembl_id, 1 of them by other columns; 0 of them" in log()
+
+
 def test_a_repeated_call_gives_the_same(adata, toy):
     gf.pp.map_genes(adata, toy)
     once = adata.copy()
