@@ -32,6 +32,7 @@ TESTS = {  # module of the engine -> its tests, the quickest first
     "ranking": "engine/test_ranking.py engine/test_sequences.py",
     "packing": "engine/test_tokens.py engine/test_encoder.py engine/test_forward.py",
     "pooling": "engine/test_encoder.py engine/test_forward.py engine/test_two_time_points.py",
+    "linear": "engine/test_linear.py",
     "attention": "engine/test_encoder.py engine/test_dropout_attention.py",
     "embedding": "engine/test_forward.py engine/test_encoder.py tl/test_embed_cells.py",
     "gene_sums": "engine/test_gene_sums.py engine/test_two_time_points.py tl/test_embed_genes.py",
@@ -53,7 +54,7 @@ OTHER = {getattr(ast, a): getattr(ast, b) for p in PAIRS for a, b in (p.split(),
 OTHER |= {ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitXor: ast.BitAnd}
 NAMES = {"min": "max", "minimum": "maximum", "argmin": "argmax", "zeros": "ones", "any": "all", "left": "right"}
 NAMES |= {new: old for old, new in NAMES.items()}
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider")
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore:overflow:RuntimeWarning")  # of hashes in plain Python
 
 
 def nodes(node: ast.AST) -> list[ast.AST]:

@@ -57,8 +57,8 @@ def cells_per_part(bert: BertModel, depth: int) -> int:
     """
     if bert.device.type == "cuda":
         return LARGEST_PART
-    longest = flops_per_cell(bert, depth, np.array(bert.config.max_position_embeddings))
-    return int(2 ** np.floor(np.log2(np.clip(CPU_PART / max(longest, 1.0), 1, LARGEST_PART))))
+    longest = float(flops_per_cell(bert, depth, np.array(bert.config.max_position_embeddings)))
+    return 2 ** int(np.log2(np.clip(CPU_PART / max(longest, 1.0), 1, LARGEST_PART)))
 
 
 @cache
