@@ -83,7 +83,7 @@ _PERTURBATION = """\
 perturbation
     Name of the perturbed gene or combination; None takes the only one there is.
 key
-    Key of the perturbation."""
+    Key of the perturbation; None takes "geneformer_delete", or the only one there is."""
 _AXES = """\
 ax
     Draw here.

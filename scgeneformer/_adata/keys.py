@@ -9,7 +9,7 @@ from scgeneformer._engine.perturbation.edits import EDITS
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 EMBEDDING = "X_geneformer"  # obsm, uns
 GENES = "geneformer"  # varm, uns
@@ -36,6 +36,23 @@ FIXED = {
     *(f"{GENES}_{name}" for name in (*STATISTICS, *EDITS, "edits")),
 }
 ENDINGS = re.compile(r"n_cells|genes|pca|effects(_sd|_n_cells)?|L\d+")  # behind any key
+
+
+def chosen(key: str | None, default: str, stored: Iterable[str]) -> str:
+    """Key of the result that is meant: None takes the default if it is stored, else the only one there is.
+
+    Raises
+    ------
+    DataError
+        If several are stored, but not the default. If none is, whoever reads the default tells what to run.
+    """
+    there = list(stored)
+    if key is not None or default in there or not there:
+        return default if key is None else key
+    if len(there) > 1:
+        named = " or ".join(f"key={one!r}" for one in there)
+        raise DataError(f"Several results are stored; name one of them: {named}.")
+    return there[0]
 
 
 def layer_key(key: str, layer: int, n_layers: int) -> str:

@@ -21,7 +21,7 @@ def attention_df(
     adata: AnnData,
     group: str | Sequence[str] | None = None,
     *,
-    key: str = keys.ATTENTION,
+    key: str | None = None,
     n_pairs: int | None = 100,
     loops: bool = False,
 ) -> pd.DataFrame:
@@ -34,7 +34,8 @@ def attention_df(
     group
         One or several groups; None takes all. Only for results that were computed per group.
     key
-        Key of the result: "geneformer_attention", or "geneformer_attention_<groupby>" for that of groups.
+        Key of the result: "geneformer_attention", or "geneformer_attention_<groupby>" for that of groups. None takes
+        the first, or the only one there is; where `group` is given, the only one of groups.
     n_pairs
         Number of pairs, of each group; None lists all.
     loops
@@ -63,6 +64,7 @@ def attention_df(
     ['source', 'target', 'weight', 'n_cells']
     """
     check_whole(n_pairs=1 if n_pairs is None else n_pairs)
+    key = keys.chosen(key, keys.ATTENTION, _stored(adata, group))
     names = adata.var_names.to_numpy()
     table = adata.uns.get(keys.groups_table(key))
     if key in adata.varp or table is None:
@@ -73,6 +75,12 @@ def attention_df(
     asked = choose_groups(known, group)
     frames = [_strongest(adata, keys.numbered(key, known.index(one)), names, n_pairs, loops) for one in asked]
     return pd.concat([f.assign(group=one) for one, f in zip(asked, frames, strict=True)], ignore_index=True)
+
+
+def _stored(adata: AnnData, group: str | Sequence[str] | None) -> list[str]:
+    """Keys of the results, of those per group alone if a group is asked for."""
+    of_groups = [key for key in adata.uns if keys.n_cells(keys.numbered(key, 0)) in adata.varp]
+    return of_groups + ([] if group is not None else [key for key in adata.uns if keys.n_cells(key) in adata.varp])
 
 
 def _strongest(adata: AnnData, key: str, names: np.ndarray, n: int | None, loops: bool) -> pd.DataFrame:

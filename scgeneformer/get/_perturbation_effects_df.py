@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scgeneformer._adata import keys
 from scgeneformer._adata.perturbation.effects_frame import effects_frame
+from scgeneformer._adata.perturbation.perturbed import perturbation_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def perturbation_effects_df(
-    adata: AnnData, perturbation: str | None = None, *, key: str = keys.PERTURBATION, min_cells: int = 1
+    adata: AnnData, perturbation: str | None = None, *, key: str | None = None, min_cells: int = 1
 ) -> pd.DataFrame:
     """Read which genes respond to a perturbation: how far the embeddings of the other genes move.
 
@@ -22,7 +22,7 @@ def perturbation_effects_df(
     perturbation
         Name of the perturbed gene or combination; None takes the only one there is.
     key
-        Key of the perturbation.
+        Key of the perturbation; None takes "geneformer_delete", or the only one with effects.
     min_cells
         Leave out genes that are with the perturbed one in fewer cells.
 
@@ -52,4 +52,4 @@ def perturbation_effects_df(
     >>> gf.get.perturbation_effects_df(adata, "CD74", min_cells=5).columns.tolist()
     ['names', 'mean', 'sd', 'n_cells']
     """
-    return effects_frame(adata, perturbation, key, min_cells)
+    return effects_frame(adata, perturbation, perturbation_key(adata, key, "effects"), min_cells)

@@ -6,6 +6,7 @@ import numpy as np
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.perturbation.effects_frame import cell_vectors
+from scgeneformer._adata.perturbation.perturbed import perturbation_key
 from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError, missing_key
@@ -26,7 +27,7 @@ def perturbation_arrows(
     adata: AnnData,
     perturbation: str | None = None,
     *,
-    key: str = keys.PERTURBATION,
+    key: str | None = None,
     basis: str = "umap",
     use_rep: str = keys.EMBEDDING,
     color: str | None = None,
@@ -92,6 +93,7 @@ def perturbation_arrows(
 
     check_whole(2, n_neighbors=n_neighbors, n_grid=n_grid)
     check_positive(temperature=temperature)
+    key = perturbation_key(adata, key, "vectors")
     name, vectors = cell_vectors(adata, perturbation, key)
     positions = _embedding(adata, basis, "Run sc.pp.neighbors(adata, use_rep='X_geneformer'); sc.tl.umap(adata).")
     points = _embedding(adata, use_rep, "Run gf.tl.embed_cells(adata) first.")

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgeneformer._adata import keys
 from scgeneformer._adata.perturbation.effects_frame import effects_frame, position
+from scgeneformer._adata.perturbation.perturbed import perturbation_key
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
@@ -23,7 +23,7 @@ def perturbation_effects(
     adata: AnnData,
     perturbation: str | None = None,
     *,
-    key: str = keys.PERTURBATION,
+    key: str | None = None,
     n_genes: int = 20,
     min_cells: int = 10,
     cmap: str = "viridis_r",
@@ -68,6 +68,7 @@ def perturbation_effects(
     >>> gf.pl.perturbation_effects(adata, n_genes=12)
     """
     check_whole(n_genes=n_genes)
+    key = perturbation_key(adata, key, "effects")
     frame = effects_frame(adata, perturbation, key, min_cells)
     name = str(adata.uns[key]["effects"][position(adata, perturbation, key, "effects")])
     if frame.empty:

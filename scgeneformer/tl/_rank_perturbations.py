@@ -7,7 +7,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.perturbation.design import ALL, NO_NULL, check_test, find_cells, find_null, tables
-from scgeneformer._adata.perturbation.perturbed import read_perturbed
+from scgeneformer._adata.perturbation.perturbed import perturbation_key, read_perturbed
 from scgeneformer._adata.perturbation.ranking_frame import to_uns
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._docs import shared_docs
@@ -29,7 +29,7 @@ STRONG = 0.7  # size of the correlation of effect and rank above which there is 
 @shared_docs
 def rank_perturbations(
     adata: AnnData,
-    key: str = keys.PERTURBATION,
+    key: str | None = None,
     *,
     test: str = "vs_null",
     null: str | Sequence[str] = "rank",
@@ -54,7 +54,7 @@ def rank_perturbations(
     adata
         After :func:`perturb`.
     key
-        Its key: "geneformer_delete", "geneformer_delete_hold", ...
+        Its key: "geneformer_delete", "geneformer_delete_hold", ...; None takes the first, or the only one there is.
     test
         "vs_null" compares each shift with those of other perturbations of the same cell; "vs_null_unpaired" does so
         without regard to cells; "goal" tests shifts towards the goal states; "mixture" finds the component of large
@@ -157,7 +157,7 @@ def rank_perturbations(
     """
     target = target_of(adata, copy)
     check_test(test, n_null, min_cells, seed, state, replicate)
-    chosen = TESTS[test]
+    key, chosen = perturbation_key(adata, key), TESTS[test]
     read = read_perturbed(
         adata,
         key,

@@ -23,6 +23,20 @@ def test_the_only_perturbation_needs_no_name():
     assert gf.get.perturbation_effects_df(adata).equals(gf.get.perturbation_effects_df(adata, "G0"))
 
 
+def test_the_only_result_needs_no_key_and_several_are_told():
+    first, second = "geneformer_inhibit", "geneformer_overexpress"
+    adata = make_perturbed(key=second)
+    adata.uns[second]["params"]["mode"] = "overexpress"
+    assert gf.get.perturbation_effects_df(adata, "G0").equals(gf.get.perturbation_effects_df(adata, "G0", key=second))
+    adata.uns[first] = {"params": {"mode": "inhibit"}}
+    assert len(gf.get.perturbation_effects_df(adata, "G0"))  # the other has no effects
+    with pytest.raises(gf.DataError, match=f"name one of them: key='{second}' or key='{first}'"):
+        gf.tl.rank_perturbations(adata)
+    adata.uns[KEY] = adata.uns[first]
+    with pytest.raises(gf.DataError, match=f"no perturbations under the key '{KEY}'"):  # the default goes first
+        gf.tl.rank_perturbations(adata)
+
+
 def test_what_is_not_there_is_refused():
     adata = make_perturbed()
     with pytest.raises(

@@ -48,6 +48,18 @@ def done(computed):
     assert_equal(computed, before)
 
 
+def test_the_only_perturbation_needs_no_key(done):
+    adata = done.copy()
+    for slot in (adata.layers, adata.obsm, adata.varm, adata.uns):
+        for name in [name for name in slot if name.startswith(KEY)]:
+            slot[name.replace("delete", "inhibit")] = slot.pop(name)
+    adata.uns["geneformer_inhibit"]["params"]["mode"] = "inhibit"
+    assert gf.pl.perturbation_arrows(adata, "G0", show=False).get_title().startswith("In-silico inhibition of G0")
+    assert "inhibition of G0" in gf.pl.perturbation_effects(adata, "G0", show=False).get_title(loc="left")
+    gf.tl.rank_perturbations(adata)
+    assert adata.uns["rank_perturbations"]["params"]["key"] == "geneformer_inhibit"
+
+
 PLOTS = {
     "ranking": lambda adata, **o: gf.pl.perturbation(adata, **o),
     "volcano": lambda adata, **o: gf.pl.perturbation(adata, kind="volcano", **o),

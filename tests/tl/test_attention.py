@@ -192,6 +192,18 @@ def test_the_table_of_groups_names_them(adata, toy):
     assert one.equals(both[2:].reset_index(drop=True))
 
 
+def test_the_only_result_needs_no_key_and_several_are_told(adata, toy):
+    gf.tl.attention(adata, toy, groupby="cell_type")
+    everything = gf.get.attention_df(adata, key=f"{KEY}_cell_type", n_pairs=2)
+    assert gf.get.attention_df(adata, n_pairs=2).equals(everything)
+    gf.tl.attention(adata, toy)
+    assert "group" not in gf.get.attention_df(adata)  # the default goes first
+    assert set(gf.get.attention_df(adata, "T cell")["group"]) == {"T cell"}  # but has no groups
+    gf.tl.attention(adata, toy, groupby="donor")
+    with pytest.raises(gf.DataError, match=f"name one of them: key='{KEY}_cell_type' or key='{KEY}_donor'"):
+        gf.get.attention_df(adata, "T cell")
+
+
 def test_groups_may_be_numbers(adata, toy):
     adata.obs["number"] = np.resize([1, 2, 10], 12)
     gf.tl.attention(adata, toy, groupby="number")
@@ -203,7 +215,7 @@ def test_groups_may_be_numbers(adata, toy):
     ("given", "text"),
     [
         ({"key": "nope"}, "Run gf.tl.attention\\(adata\\) first"),
-        ({"group": "B"}, "it has no group='B'"),
+        ({"key": KEY, "group": "B"}, "it has no group='B'"),
         ({"key": f"{KEY}_cell_type", "group": "nope"}, "'B', 'CD4"),
         ({"n_pairs": 0}, "n_pairs=0"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,12 @@ class Perturbed:
         chosen = np.zeros(self.table.n_columns, dtype=bool)
         chosen[self.slots[np.isin(self.names, list(names))]] = True
         return chosen
+
+
+def perturbation_key(adata: AnnData, key: str | None, part: str = "params") -> str:
+    """Key of the perturbation that is meant, among those of which a part, such as "effects", is stored."""
+    stored = [(name, one) for name, one in adata.uns.items() if isinstance(one, Mapping) and part in one]
+    return keys.chosen(key, keys.PERTURBATION, [name for name, one in stored if "mode" in one.get("params", {})])
 
 
 def read_perturbed(
