@@ -173,7 +173,7 @@ def test_a_failure_leaves_the_old_file(path, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(files, "_add", fail)
+    monkeypatch.setattr(files, "_change", fail)
     parts = tmp_path / f"{path.name}.parts"
     told = f"What was finished is kept in {parts}; the same command with --resume goes on from there."
     words = ("tokenize", path, "-m", "mini", "--in-place")
