@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scanpy import logging as logg
 
+from scgeneformer._adata.frames import in_memory
+from scgeneformer._adata.gene_choice import first_of_name
+from scgeneformer._adata.genes import INDEX, names_in, usual_columns
+from scgeneformer._engine.genes import normalise_name
 from scgeneformer._errors import DataError, MissingKeyError, missing_key
 
 if TYPE_CHECKING:
@@ -72,22 +76,29 @@ def _position(adata: AnnData, key: str, group: str | None) -> int:
 
 
 def rows_of(adata: AnnData, genes: list[str], known: np.ndarray) -> np.ndarray:
-    """Positions within `known` of genes named by `var_names`; warns of those that are not there.
+    """Positions within `known` of genes, each once; warns of those that are not there.
+
+    They are named as in the index, or in any case as there or in the usual columns of IDs and symbols.
 
     Raises
     ------
     MissingKeyError
         If none of the genes is in `var` and has an embedding.
     """
-    names = adata.var_names[known]
-    place = {name: i for i, name in reversed(list(enumerate(names)))}  # the first of several of the same name
-    found = [gene for gene in genes if gene in place]
-    absent = [gene for gene in genes if gene not in adata.var_names]
-    bare = [gene for gene in genes if gene not in place and gene in adata.var_names]
-    kinds = (("not in adata.var_names", absent), ("without embedding (unknown to the model, or in no cell)", bare))
+    var, place = in_memory(adata.var), np.full(adata.n_vars, -1)
+    place[known] = np.arange(len(known))
+    exact = first_of_name(names_in(var, INDEX).tolist(), place.tolist())
+    columns = [INDEX, *usual_columns(var)]
+    names = [normalise_name(name) for column in columns for name in names_in(var, column).tolist()]
+    folded = first_of_name(names, place.tolist() * len(columns))
+    there = {gene: exact.get(gene, folded.get(normalise_name(gene))) for gene in genes}
+    found = list(dict.fromkeys(at for at in there.values() if at is not None and at >= 0))
+    absent = [gene for gene, at in there.items() if at is None]
+    bare = [gene for gene, at in there.items() if at == -1]
+    kinds = (("not in adata.var", absent), ("without embedding (unknown to the model, or in no cell)", bare))
     why = "; ".join(f"{kind}: {', '.join(map(repr, names))}" for kind, names in kinds if names)
     if genes and not found:
         raise MissingKeyError(f"None of the genes can be used ({why}). Name others of adata.var_names.")
     if why:
-        logg.warning(f"{len(genes) - len(found)} of {len(genes)} genes are left out ({why})")
-    return np.array([place[gene] for gene in found], dtype=np.int64)
+        logg.warning(f"{len(absent) + len(bare)} of {len(there)} genes are left out ({why})")
+    return np.array(found, dtype=np.int64)

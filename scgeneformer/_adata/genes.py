@@ -91,7 +91,7 @@ def matches(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = No
     """What the column that is named gives, or each of those that are looked at."""
     if gene_ids is not None:
         check_column(var, gene_ids)
-    return [_match(var, column, vocabulary) for column in (_candidates(var) if gene_ids is None else [gene_ids])]
+    return [_match(var, column, vocabulary) for column in (usual_columns(var) if gene_ids is None else [gene_ids])]
 
 
 def foreign_species(genes: GeneMap, vocabulary: Vocabulary) -> str | None:
@@ -120,16 +120,22 @@ def genome_prefix(names: pd.Index) -> str:
     return str(found[0]) if len(found) else ""
 
 
+def usual_columns(var: pd.DataFrame) -> list[str]:
+    """Where genes are looked for: columns of IDs, the index, columns of symbols."""
+    present = [column for column in (*ID_COLUMNS, *SYMBOL_COLUMNS) if column in _text_columns(var)]
+    ids = [c for c in present if c in ID_COLUMNS]
+    return [*ids, INDEX, *(c for c in present if c not in ids)]
+
+
+def names_in(var: pd.DataFrame, column: str) -> np.ndarray:
+    """The names in a column, or in the index, (n_vars,) str."""
+    return (var.index if column == INDEX else var[column]).astype(str).to_numpy(str)
+
+
 def check_column(var: pd.DataFrame, gene_ids: str) -> None:
     """Refuse a column of `var` that does not exist."""
     if gene_ids != INDEX and gene_ids not in var:
         raise missing_key("var", gene_ids, var.columns)
-
-
-def _candidates(var: pd.DataFrame) -> list[str]:
-    present = [column for column in (*ID_COLUMNS, *SYMBOL_COLUMNS) if column in _text_columns(var)]
-    ids = [c for c in present if c in ID_COLUMNS]
-    return [*ids, INDEX, *(c for c in present if c not in ids)]
 
 
 def _text_columns(var: pd.DataFrame) -> list[str]:
@@ -147,8 +153,7 @@ def _are_ids(names: np.ndarray) -> bool:
 
 
 def _match(var: pd.DataFrame, column: str, vocabulary: Vocabulary) -> GeneMap:
-    values = var.index if column == INDEX else var[column]
-    names = values.astype(str).to_numpy(str)
+    names = names_in(var, column)
     return GeneMap(match_genes(names.tolist(), vocabulary), column, names)
 
 

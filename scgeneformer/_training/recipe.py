@@ -243,7 +243,7 @@ def find_recipe(recipe: str | Recipe, changes: dict[str, Any], others: tuple[str
         recipe = known[recipe]
     settings = {field.name for field in fields(Recipe)}
     if unknown := [name for name in changes if name not in settings]:
-        close = difflib.get_close_matches(unknown[0], settings, n=1)
+        close = difflib.get_close_matches(unknown[0], settings, n=1, cutoff=0.75)
         hint = f" Did you mean {close[0]}=?" if close else f" Settings are: {', '.join(sorted(settings - {'source'}))}."
         raise DataError(f"{unknown[0]}= is no parameter and no setting of a recipe.{hint}")
     return changed(recipe, changes)

@@ -49,7 +49,8 @@ def gene_embedding(
     key
         Key in `varm`: "geneformer", or "geneformer_<groupby>" for those of groups of cells.
     genes
-        Genes to mark and to label; those without an embedding are listed in a warning.
+        Genes to mark and to label, named as in :func:`scgeneformer.tl.gene_neighbors`; those without an embedding are
+        listed in a warning.
     group
         Group of cells whose gene embeddings are drawn; needed where ``varm[key]`` is one per group.
     color
@@ -87,7 +88,7 @@ def gene_embedding(
     if missing := [column for column in columns if column not in adata.var]:
         raise missing_key("var", missing[0], adata.var.columns)
     known, vectors = gene_vectors(adata, key, group)
-    marked = rows_of(adata, [] if genes is None else list(dict.fromkeys(as_names(genes))), known)
+    marked = rows_of(adata, [] if genes is None else as_names(genes), known)
     if len(known) < MIN_GENES:
         raise DataError(
             f"{len(known)} genes have an embedding, and a UMAP needs at least {MIN_GENES}. Embed more: "

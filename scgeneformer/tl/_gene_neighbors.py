@@ -35,8 +35,8 @@ def gene_neighbors(
     key
         Key in `varm`: "geneformer", or "geneformer_<groupby>" for those of groups of cells.
     genes
-        One or several of `adata.var_names` whose neighbours are asked for; those that are missing are listed in a
-        warning. None means all genes.
+        One or several genes whose neighbours are asked for, as in `adata.var_names`, or in any case as there or in the
+        usual columns of IDs and symbols; those that are missing are listed in a warning. None means all genes.
     group
         Group of cells whose gene embeddings are compared; needed where ``varm[key]`` is one per group.
     n_neighbors

@@ -69,7 +69,7 @@ def test_the_umap_has_a_point_per_gene_and_the_names_asked_for(done):
 
 
 def test_names_that_are_missing_are_listed_and_the_others_drawn(done, log):
-    ax = gf.pl.gene_embedding(done, genes=["nope", "G5", "G3"], show=False)
+    ax = gf.pl.gene_embedding(done, genes=["nope", "g5", "G3"], show=False)
     assert [text.get_text() for text in ax.texts] == ["G5"]
     assert "2 of 3 genes are left out" in log()
 

@@ -49,7 +49,14 @@ def test_genes_are_answered_in_the_order_asked(adata):
 def test_genes_that_are_missing_are_listed_and_left_out(adata, log):
     found = gf.tl.gene_neighbors(adata, genes=["nope", "G9", "G3"], n_neighbors=2)
     assert found["gene"].tolist() == ["G9", "G9"]
-    assert "2 of 3 genes are left out (not in adata.var_names: 'nope'; without embedding" in log()
+    assert "2 of 3 genes are left out (not in adata.var: 'nope'; without embedding" in log()
+
+
+def test_genes_are_found_in_any_case_and_by_their_ids(adata):
+    adata.var_names = ["g1" if name == "G2" else name for name in adata.var_names]
+    found = gf.tl.gene_neighbors(adata, genes=["g9", "ensg00000000005.2", "g1", "G9"], n_neighbors=1)
+    assert found["gene"].tolist() == ["G9", "G5", "g1"]  # each once, and what is named exactly goes first
+    assert gf.tl.gene_neighbors(adata, genes="G1", n_neighbors=1)["gene"].tolist() == ["G1"]
 
 
 def test_a_group_has_neighbors_of_its_own(adata):
@@ -84,8 +91,8 @@ def test_equal_embeddings_come_in_the_order_of_var(adata):
             r"of which one is meant: group='...'; the groups are: 'B', 'CD4\+/CD25 T Reg'",
         ),
         ({"key": "geneformer_cell_type", "group": "T"}, "has no group 'T'"),
-        ({"genes": ["nope"]}, "None of the genes can be used .not in adata.var_names: 'nope'"),
-        ({"genes": ["G3", "nope"]}, "not in adata.var_names: 'nope'; without embedding .*: 'G3'"),
+        ({"genes": ["nope"]}, "None of the genes can be used .not in adata.var: 'nope'"),
+        ({"genes": ["G3", "nope"]}, "not in adata.var: 'nope'; without embedding .*: 'G3'"),
         ({"n_neighbors": None}, "n_neighbors=None must be a whole number"),
         ({"n_neighbors": 0}, "at least 1"),
     ],

@@ -528,7 +528,8 @@ def test_short_cells_are_not_estimated(adata, toy):
         ({"genes": []}, "genes=\\[\\] names no gene"),
         ({"genes": [3]}, "genes holds 3, which is no name of a gene and no combination"),
         ({"genes": ["NOSUCH"]}, "None of the genes can be used .*unknown to the model: 'NOSUCH'"),
-        ({"genes": ["G111"]}, r"unknown to the model: 'G111'\)\. Did you mean 'G11'\? Name genes of adata\.var"),
+        ({"genes": ["G-11"]}, r"unknown to the model: 'G-11'\)\. Did you mean 'G11'\? Name genes of adata\.var"),
+        ({"genes": ["G111"]}, r"unknown to the model: 'G111'\)\. Name genes of adata\.var"),  # near, but another gene
         ({"genes": ["ENSG00000000111"]}, r"unknown to the model: 'ENSG00000000111'\)\. Name genes of adata\.var"),
         ({"genes": [("G1", "NOSUCH")]}, "None of the combinations can be used"),
         (
