@@ -32,7 +32,6 @@ TESTS = {  # module of the engine -> its tests, the quickest first
     "ranking": "engine/test_ranking.py engine/test_sequences.py",
     "packing": "engine/test_tokens.py engine/test_encoder.py engine/test_forward.py",
     "pooling": "engine/test_encoder.py engine/test_forward.py engine/test_two_time_points.py",
-    "linear": "engine/test_linear.py",
     "attention": "engine/test_encoder.py engine/test_dropout_attention.py",
     "embedding": "engine/test_forward.py engine/test_encoder.py tl/test_embed_cells.py",
     "gene_sums": "engine/test_gene_sums.py engine/test_two_time_points.py tl/test_embed_genes.py",
