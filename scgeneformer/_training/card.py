@@ -68,7 +68,7 @@ def model_card(
     """
     versions = ", ".join(f"{name} {version(name)}" for name in ("scgeneformer", "torch", "transformers"))
     rows = [
-        f"| {part} | {name.replace('_', ' ')} | {value:.4g} |"
+        f"| {part} | {name.replace('n_test', 'number').replace('_', ' ')} | {value:.4g} |"
         for part, values in metrics.items()
         for name, value in values.items()
         if isinstance(value, int | float)

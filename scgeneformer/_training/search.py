@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 METRICS = {"loss": "minimize", "accuracy": "maximize", "macro_f1": "maximize"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Search:
     """What a search found.
 
@@ -50,6 +50,14 @@ class Search:
 
     recipe: Recipe
     trials: pd.DataFrame
+
+    def __repr__(self) -> str:
+        column, *settings = self.trials.columns[1:-1]
+        metric = column.removeprefix("validation_")
+        values = self.trials.loc[self.trials["state"] == "complete", column]
+        best = values.min() if METRICS[metric] == "minimize" else values.max()
+        drawn = _shown({name: getattr(self.recipe, name) for name in settings})
+        return f"Search of {len(self.trials)} trials: {metric.replace('_f1', ' F1')} {best:.3f} with {drawn}"
 
 
 class SearchTrainer(PackedTrainer):
@@ -90,8 +98,7 @@ class SearchTrainer(PackedTrainer):
             logg.info(f"    trial {trial.number + 1} is given up: {error}")
             raise TrialPruned(str(error)) from error
         self.measure = run.task.measure
-        drawn = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in trial.params.items()}
-        logg.info(f"    trial {trial.number + 1}: {', '.join(f'{name}={value}' for name, value in drawn.items())}")
+        logg.info(f"    trial {trial.number + 1}: {_shown(trial.params)}")
         return self.network
 
     def arguments_of_trial(self, trial: Trial) -> dict[str, Any]:
@@ -169,6 +176,10 @@ def search(
     if not _completed(study):
         raise DataError(f"All {len(_ended(study))} trials were given up; the log says why. Change space=.")
     return Search(changed(asked, study.best_params), _table(study, metric))
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n}={x:.3g}" if isinstance(x, float) else f"{n}={x}" for n, x in settings.items())
 
 
 def _ended(study: Study) -> list:

@@ -123,6 +123,7 @@ def test_everything_that_decides_the_weights_is_in_the_directory(cells, vocabula
     ):
         assert text in card
     assert "- pooling" not in card
+    assert [line.split(":")[0] for line in repr(trained).splitlines()[1:]] == ["    validation", "    test"]
     record = gf.models.load_vocabulary(trained).record["pretraining"]
     assert (record["seed"], record["recipe"]["config"]) == (7, SMALL)
     assert "base_model" not in record

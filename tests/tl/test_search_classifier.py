@@ -35,6 +35,8 @@ def test_the_recipe_is_that_of_the_best_trial(cells, toy):
     assert (found.recipe.batch_size, found.recipe.patience) == (8, 2)
     assert found.trials["learning_rate"].between(1e-3, 1e-1).all()
     assert found.trials["learning_rate"].nunique() == 3
+    settings = f"learning_rate={best['learning_rate']:.3g}, frozen_layers={best['frozen_layers']:.0f}"
+    assert repr(found) == f"Search of 3 trials: loss {best['validation_loss']:.3f} with {settings}"
     assert set(cells.obs["geneformer_split"]) == {"train", "validation", "test"}
 
 

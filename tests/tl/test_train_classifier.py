@@ -78,8 +78,13 @@ def test_it_learns_and_the_directory_tells_what_the_metrics_say(cells, model, tm
     np.testing.assert_array_equal(probability.max(axis=1), cells.obs["geneformer_cell_type_confidence"])
     card = (trained.folder / "README.md").read_text()
     assert "| test | accuracy |" in card
+    assert "| validation | number | 9 |" in card
     assert "seed: 0" in card
     assert not {"checkpoints", "training.json"} & {path.name for path in trained.folder.iterdir()}
+    first, validation, last = repr(trained).splitlines()
+    assert first == f"Trained model in {trained.folder}"
+    assert validation.startswith("    cell_type, validation: accuracy ")
+    assert last == f"    cell_type, test: accuracy {accuracy:.3f}, macro F1 {table.loc['fine-tuned', 'macro_f1']:.3f}"
 
 
 def test_labels_that_mean_nothing_are_not_learned(cells, toy, tmp_path):

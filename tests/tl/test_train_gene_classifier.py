@@ -92,6 +92,7 @@ def test_everything_stored_fits_together(adata, model, tmp_path):
     card = (trained.folder / "README.md").read_text()
     assert "| genes in cells | auc over folds |" in card
     assert "sensitive/yes (6 genes), insensitive (7 genes)" in card
+    assert [line.split(":")[0] for line in repr(trained).splitlines()[1:]] == ["    genes", "    genes in cells"]
     assert not {"checkpoints", "training.json"} & {path.name for path in trained.folder.iterdir()}
 
 
