@@ -61,7 +61,7 @@ def test_the_estimate_grows_with_the_cells_and_is_said(bert, log, monkeypatch):
     monkeypatch.setattr(cost, "matmul_rate", lambda *_: 1e9)
     few = cost.announce(bert, 2, np.array([10, 10]), 100, "toy")
     assert cost.announce(bert, 2, np.array([10, 10]), 200, "toy") == pytest.approx(2 * few)
-    assert "100 cells with toy on cpu in float32 take about 1 seconds" in log()
+    assert "100 cells with toy on cpu in float32 take about 1 second" in log()
     assert "Faster" not in log()
 
 
@@ -84,7 +84,14 @@ def test_half_precision_is_named_where_it_is_half_as_fast_again(bert, log, monke
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        *[(0.1, "1 seconds"), (80, "80 seconds"), (120, "2 minutes"), (7200, "2 hours"), (1e6, "12 days")],
+        *[
+            (0.1, "1 second"),
+            (1.6, "2 seconds"),
+            (80, "80 seconds"),
+            (120, "2 minutes"),
+            (7200, "2 hours"),
+            (1e6, "12 days"),
+        ],
         *[(89, "89 seconds"), (90, "2 minutes"), (5399, "90 minutes"), (5400, "2 hours")],  # from 1.5 of a unit on
         *[(129_599, "36 hours"), (129_600, "2 days")],
     ],
