@@ -84,15 +84,20 @@ def _listed(places: list[tuple[str, str]]) -> str:
     return ", ".join(f"{slot}[{key!r}]" for slot, key in places)
 
 
-def target_of(adata: AnnData, copy: bool) -> AnnData:
+def target_of(adata: AnnData, copy: bool, key_added: str | None = None) -> AnnData:
     """Where results go: `adata` itself or a copy of it.
 
     Raises
     ------
     DataError
-        If it is no AnnData, or one that cannot hold results, or not be copied.
+        If it is no AnnData, or one that cannot hold results, or not be copied; or files cannot hold the key.
     """
     check_target(adata)
+    if key_added is not None and (not isinstance(key_added, str) or not key_added or "/" in key_added):
+        raise DataError(
+            f"key_added={key_added!r} must be text, not empty and without '/': files cannot hold other keys. Leave it "
+            "out for the usual key."
+        )
     if copy and adata.isbacked:
         raise DataError(
             "copy=True needs the data in memory, and this AnnData is backed. Take it into memory: adata = "

@@ -92,7 +92,7 @@ def gene_medians(
     >>> bool(adata.var.loc["CD74", "geneformer_median"] > adata.var.loc["CD3D", "geneformer_median"])
     True
     """
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     settings = Settings(target_sum, max_memory_gb)
     counts = open_counts(adata, counts_layer, use_raw)
     names = name_genes(counts.var, gene_ids)

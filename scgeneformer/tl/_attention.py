@@ -126,7 +126,7 @@ def attention(
     """
     from scgeneformer._engine.attention_weights import attention_sums, mean_of_pairs
 
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     check_whole(top_k=1 if top_k is None else top_k, min_cells=min_cells)
     key = keys.ATTENTION if key_added is None else key_added
     groups = None if groupby is None else find_groups(adata, groupby, key=key)

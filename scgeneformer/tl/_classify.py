@@ -102,7 +102,7 @@ def classify(
     from scgeneformer._engine.classification import softmax
     from scgeneformer.models._classifier import CELLS, load_classifier
 
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     session = open_session(
         adata,
         classifier,

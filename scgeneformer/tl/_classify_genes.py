@@ -111,7 +111,7 @@ def classify_genes(
     """
     from scgeneformer.models._classifier import GENES, load_classifier
 
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     check_whole(min_cells=min_cells)
     session = open_session(
         adata,

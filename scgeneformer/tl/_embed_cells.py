@@ -127,7 +127,7 @@ def embed_cells(
     from scgeneformer._engine.cost import cells_per_part
     from scgeneformer._engine.pooling import get_pooling
 
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     check_choice(AGGREGATES, agg=agg)
     if not per_cell and groupby is None:
         raise DataError("per_cell=False stores the embeddings of groups only. Name their column: groupby='...'.")

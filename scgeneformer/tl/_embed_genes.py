@@ -150,7 +150,7 @@ def embed_genes(
     >>> adata.varm["geneformer_cell_type"].shape == (765, n_groups, 128)
     True
     """
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     _check(agg, genes, per_cell, min_cells, sample, seed, max_memory_gb, out)
     key = key_added or keys.GENES
     groups = None if groupby is None else find_groups(adata, groupby, key=key)

@@ -98,7 +98,7 @@ def pca(
     """
     from scgeneformer._engine.statistics.pca import fit, project, rows_per_block
 
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     rep = open_representation(adata, use_rep)
     _check(rep, method, n_comps)
     names = keys.pca_keys(use_rep, rep.of_genes, key_added)

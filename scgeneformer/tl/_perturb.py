@@ -184,7 +184,7 @@ def perturb(
     >>> adata.layers["geneformer_delete"].shape, adata.obsm["geneformer_delete"].shape
     ((20, 765), (20, 1))
     """
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     request = Request(
         genes=genes,
         mode=mode,

@@ -140,7 +140,7 @@ def rank_genes_context(
     >>> adata.uns["rank_genes_context"]["groups"]
     array(['CD19+ B'], dtype=object)
     """
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     check_whole(n_rotations=n_rotations, min_cells=min_cells)
     check_whole(0, seed=seed)
     design = find_design(adata, groupby, groups, reference, replicate, n_replicates, seed)

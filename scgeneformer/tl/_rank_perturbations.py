@@ -155,7 +155,7 @@ def rank_perturbations(
     >>> sorted(gf.get.rank_perturbations_df(adata)["names"])
     ['CD74', 'FTL']
     """
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     check_test(test, n_null, min_cells, seed, state, replicate)
     key, chosen = perturbation_key(adata, key), TESTS[test]
     read = read_perturbed(

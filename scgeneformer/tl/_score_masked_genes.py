@@ -98,7 +98,7 @@ def score_masked_genes(
     from scgeneformer._engine.masks import masks_of_subsets
     from scgeneformer.models._head import load_head
 
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     n_subsets, passes = _passes(fraction, n_passes, seed)
     session = open_session(
         adata,

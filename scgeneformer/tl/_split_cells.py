@@ -88,7 +88,7 @@ def split_cells(
     >>> adata.obs["geneformer_split"].value_counts().to_dict()
     {'train': 560, 'validation': 71, 'test': 69}
     """
-    target = target_of(adata, copy)
+    target = target_of(adata, copy, key_added)
     labels = None if label is None else [find_labels(adata, name) for name in dict.fromkeys(as_names(label))]
     found = find_split(adata, labels, split_by=split_by, fractions=fractions, n_folds=n_folds, seed=seed)
     units = None if split_by is None else find_groups(adata, split_by, asked="split_by").codes

@@ -1,6 +1,8 @@
 """Keys that would be those of other results are refused, before anything is run."""
 
+import inspect
 import json
+import re
 
 import numpy as np
 import pytest
@@ -116,3 +118,20 @@ def test_keys_of_several_labels_begin_with_the_one_that_is_given():
     assert keys.prediction_keys(["a/b", "c"]) == ["geneformer_a_b", "geneformer_c"]
     assert keys.prediction_keys(["a/b", "c"], "mine") == ["mine_a_b", "mine_c"]
     assert keys.prediction_keys(["split"], "mine") == ["mine"]
+
+
+NAMED = [
+    function
+    for space in (gf.pp, gf.tl)
+    for function in (getattr(space, name) for name in space.__all__)
+    if callable(function) and "key_added" in inspect.signature(function).parameters
+]
+
+
+@pytest.mark.parametrize("function", NAMED, ids=lambda function: function.__name__)
+def test_keys_that_files_cannot_hold_are_refused_before_all_else(function, unchanged):
+    given = [one for one in inspect.signature(function).parameters.values() if one.default is one.empty]
+    given = [one.name for one in given if one.kind is not one.VAR_KEYWORD]
+    for key in (5, "", "a/b", ["a"]):
+        with pytest.raises(DataError, match=re.escape(f"key_added={key!r} must be text, not empty and without '/'")):
+            function(unchanged, *["nothing"] * len(given[1:]), key_added=key)
