@@ -53,7 +53,8 @@ OTHER = {getattr(ast, a): getattr(ast, b) for p in PAIRS for a, b in (p.split(),
 OTHER |= {ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitXor: ast.BitAnd}
 NAMES = {"min": "max", "minimum": "maximum", "argmin": "argmax", "zeros": "ones", "any": "all", "left": "right"}
 NAMES |= {new: old for old, new in NAMES.items()}
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore:overflow:RuntimeWarning")  # of hashes in plain Python
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore:overflow:RuntimeWarning"]  # of hashes in plain Python
+OPTIONS += ["-k", "not log_normalised"]  # by a kernel of scanpy, which does not run as plain Python
 
 
 def nodes(node: ast.AST) -> list[ast.AST]:
