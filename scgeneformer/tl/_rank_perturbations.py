@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 GOAL = 1  # the states are start, goal, alternatives
 STRONG = 0.7  # size of the correlation of effect and rank above which there is a warning
+FEW = 20  # perturbations below which such a correlation may well be chance
+BY_RANK = " test='vs_null' with null='rank' compares with genes of the same rank."
+HOLD = " positions='hold' in gf.tl.perturb takes the shift of positions out of the effect."
 
 
 @shared_docs
@@ -172,7 +175,9 @@ def rank_perturbations(
     start = logg.info(f"ranking {int(tested.sum())} perturbations of {key!r} in {_count(cells)}")
     found = [chosen.run(table, asked) for table in tables(read, cells, asked)]
     correlations = [rank_correlation(one["effect"], one["rank"]) for one in found]
-    _say(found, cells, correlations, chosen, kind)
+    _say(found, cells, chosen, kind)
+    followed = {BY_RANK: (test, kind) == ("vs_null", "rank"), HOLD: read.params.get("positions") == "hold"}
+    _warn_of_rank(found, cells, correlations, "".join(one for one, done in followed.items() if not done))
     listed = tested[read.slots]
     orders = [chosen.order(one) for one in found]
     stored = to_uns(found, orders, cells.names, read.names[listed], read.slots[listed], correlations)
@@ -195,8 +200,8 @@ def _count(cells: Cells) -> str:
     return "all cells" if cells.columns is None else f"{len(cells.names)} groups of cells"
 
 
-def _say(found: list[dict[str, np.ndarray]], cells: Cells, correlations: list[float], test: Test, kind: str) -> None:
-    """Refuse if nothing has a null; tell what was found, what the unit is, and whether it is the rank."""
+def _say(found: list[dict[str, np.ndarray]], cells: Cells, test: Test, kind: str) -> None:
+    """Refuse if nothing has a null; tell what was found, and what the unit is."""
     n_null = [one.get("n_cells_null", one.get("n_null")) for one in found]
     if kind and not any(n.any() for n in n_null if n is not None):
         raise DataError(NO_NULL.format(how=" at ranks before and behind the gene" if kind == "rank" else ""))
@@ -205,13 +210,17 @@ def _say(found: list[dict[str, np.ndarray]], cells: Cells, correlations: list[fl
             "    the unit of the test is the cell: cells of one donor are not independent, and p-values do not speak "
             "of other donors. replicate='<column of adata.obs>' names the donors."
         )
-    for name, one, rho in zip(cells.names, found, correlations, strict=True):
-        if test.has_pvalues:
+    if test.has_pvalues:
+        for name, one in zip(cells.names, found, strict=True):
             n, few = int((~np.isnan(one["pvals"])).sum()), int((one["pvals_adj"] < 0.05).sum())
             logg.info(f"    {name!r}: {n} perturbations tested, {few} with FDR < 0.05")
-        if abs(rho) > STRONG:
+
+
+def _warn_of_rank(found: list[dict[str, np.ndarray]], cells: Cells, correlations: list[float], advice: str) -> None:
+    """Warn of rankings that are those by rank, and say what was not done against it."""
+    for name, one, rho in zip(cells.names, found, correlations, strict=True):
+        if abs(rho) > STRONG and int((~np.isnan(one["effect"])).sum()) >= FEW:
             logg.warning(
                 f"{name!r}: the Spearman correlation of the effect with the rank of the gene is {rho:.2f}: the rank "
-                "explains most of this ranking. test='vs_null' with null='rank' compares with genes of the same rank, "
-                "and positions='hold' in gf.tl.perturb takes the shift of positions out of the effect."
+                f"explains most of this ranking.{advice}"
             )

@@ -370,6 +370,24 @@ def test_the_correlation_with_rank_is_stored_and_warned_of(adata, log):
     assert "rank explains most of this ranking" in log()
 
 
+@pytest.mark.parametrize("n_genes", [19, 20])
+def test_few_perturbations_are_not_warned_of(n_genes, log):
+    gf.tl.rank_perturbations(make_perturbed(n_genes=n_genes, density=1.0), test="mean")
+    assert ("explains most" in log()) == (n_genes == 20)
+
+
+@pytest.mark.parametrize("positions", ["shift", "hold"])
+@pytest.mark.parametrize("test", ["mean", "vs_null"])
+def test_what_was_done_against_the_rank_is_not_advised(adata, log, test, positions, monkeypatch):
+    monkeypatch.setattr("scgeneformer.tl._rank_perturbations.STRONG", 0)
+    adata.uns[KEY]["params"]["positions"] = positions
+    gf.tl.rank_perturbations(adata, test=test)
+    told = log()
+    assert "explains most of this ranking." in told
+    assert ("test='vs_null' with null='rank'" in told) == (test == "mean")
+    assert ("positions='hold' in gf.tl.perturb" in told) == (positions == "shift")
+
+
 def test_matching_on_rank_takes_the_rank_out(adata, log):
     gf.tl.rank_perturbations(adata)
     assert abs(adata.uns[UNS]["rank_correlation"][0]) < 0.5
