@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pandas.api.types import is_numeric_dtype
+from scanpy import logging as logg
+
 from scgeneformer._adata.kind import check_anndata
 from scgeneformer._errors import MissingKeyError
 
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
+
+MANY, FEW_CELLS = 20, 10  # numbers of which there are more, each in fewer cells, are no labels
 
 
 def in_memory(frame: Any, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -45,7 +50,13 @@ def read_obs(adata: AnnData, columns: Sequence[Any], asked: str) -> pd.DataFrame
         named = ", ".join(map(repr, missing)) if columns else "[]"
         present = ", ".join(map(repr, adata.obs)) or "none"
         raise MissingKeyError(f"{asked}={named} is no column of adata.obs; the columns are: {present}.")
-    return in_memory(adata.obs, columns)
+    found = in_memory(adata.obs, columns)
+    for name, column in found.items():
+        if is_numeric_dtype(column) and (n := column.nunique()) > MANY and n * FEW_CELLS > len(column):
+            logg.warning(
+                f"adata.obs[{name!r}] ({n:,} values in {len(column):,} cells) looks like a number, not a label."
+            )
+    return found
 
 
 def drop(frame: Any, column: str) -> None:

@@ -145,6 +145,10 @@ def attention(
     block = _block(session.layers, layer)
     chosen_heads = _heads(heads, session.model.bert.config.num_attention_heads)
     tokens = tokens_of_genes(session.source, genes)
+    if len(tokens) == 1:
+        logg.warning(
+            "One gene has no pairs: only its attention to itself is stored. Name several: genes=['<gene>', ...]."
+        )
     slot_of_token = session.model.vocabulary.slots(tokens)
     codes = np.zeros(adata.n_obs, dtype=np.int64) if groups is None else groups.codes
     n_groups = 1 if groups is None else len(groups.names)

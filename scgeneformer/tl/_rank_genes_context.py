@@ -217,7 +217,11 @@ def _compare(sums: GeneSums, design: Design, layer: int, **how: int) -> list[Com
         found.append(comparison)
         tested = int((~np.isnan(comparison.score)).sum())
         if not tested:
-            logg.warning(f"{name!r}: no gene is in {how['min_cells']} cells of two replicates on both sides (all NaN)")
+            fewer = "" if design.replicate else " or n_replicates="
+            logg.warning(
+                f"{name!r}: no gene is in {how['min_cells']} cells of two replicates on both sides (all NaN). Lower "
+                f"min_cells={fewer}, or compare larger groups."
+            )
             continue
         logg.info(f"    {name!r}: {tested} genes tested, {int((comparison.pvals_adj < 0.05).sum())} with FDR < 0.05")
     return found

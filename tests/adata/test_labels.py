@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
+from scgeneformer._adata.groups import find_groups
 from scgeneformer._adata.training.labels import find_labels
 from scgeneformer._errors import DataError, MissingKeyError
 
@@ -60,3 +62,24 @@ def test_the_log_says_which_cells_have_no_label_and_which_labels_look_missing(ad
     assert find_labels(adata, "x").classes == ["a", "nan"]
     assert "4 of 12 cells have no label in x: they are in no part" in log()
     assert "x has classes named ['nan'], which look like missing labels" in log()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_numbers_of_many_values_are_told_to_be_no_labels(dtype, log):
+    adata = ad.AnnData(np.ones((210, 1), dtype=np.float32))
+    for n in (20, 21):
+        adata.obs["n_counts"] = np.resize(np.arange(n), 210).astype(dtype)
+        find_groups(adata, "n_counts")
+        assert "looks like a number" not in log()  # as donors may be: each has ten cells
+    some = adata[:209].copy()
+    find_labels(some, "n_counts")
+    assert "adata.obs['n_counts'] (21 values in 209 cells) looks like a number, not a label." in log()
+    some.obs["n_counts"] = some.obs["n_counts"].astype(str)
+    find_groups(some, "n_counts")
+    assert log().count("looks like a number") == 1
+
+
+def test_of_many_small_classes_the_first_are_listed():
+    adata = ad.AnnData(np.ones((30, 1), dtype=np.float32), obs={"label": [f"c{i:02d}" for i in range(30)]})
+    with pytest.raises(DataError, match=r"'c09' \(1\) and 20 more\. Merge them"):
+        find_labels(adata, "label")

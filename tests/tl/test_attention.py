@@ -184,6 +184,14 @@ def test_the_table_lists_the_strongest_pairs(adata, toy):
     assert (everything["source"] == everything["target"]).any()
 
 
+def test_one_gene_has_no_pairs_which_is_told(adata, toy, log):
+    gf.tl.attention(adata, toy, genes="G1")
+    assert "One gene has no pairs: only its attention to itself is stored. Name several: genes=" in log()
+    assert len(gf.get.attention_df(adata)) == 0
+    gf.tl.attention(adata, toy, genes=["G1", "G2"])
+    assert log().count("has no pairs") == 1
+
+
 def test_the_table_of_groups_names_them(adata, toy):
     gf.tl.attention(adata, toy, groupby="cell_type")
     both = gf.get.attention_df(adata, ["T cell", "CD4+/CD25 T Reg"], key=f"{KEY}_cell_type", n_pairs=2)

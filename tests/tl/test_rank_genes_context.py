@@ -218,7 +218,10 @@ def test_untestable_groups_are_warned_of(adata, toy, log):
     assert frame(adata, "B")["pvals"].isna().all()
     assert frame(adata, "T cell")["pvals"].notna().any()
     gf.tl.rank_genes_context(adata, "cell_type", model=toy, min_cells=1000)
-    assert "no gene is in 1000 cells" in log()
+    assert "no gene is in 1000 cells of two replicates on both sides (all NaN). Lower min_cells= or n_repli" in log()
+    assert "replicates=, or compare larger groups." in log()
+    gf.tl.rank_genes_context(adata, "cell_type", model=toy, replicate="donor", min_cells=1000)
+    assert "(all NaN). Lower min_cells=, or compare larger groups." in log()
     assert frame(adata)["pvals"].isna().all()
 
 

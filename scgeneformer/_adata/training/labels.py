@@ -127,7 +127,8 @@ def _check_classes(labels: Labels) -> None:
         raise DataError(f"{where} has one class only, {labels.classes[0]!r}: there is nothing to tell apart.")
     few = [(name, n) for name, n in zip(labels.classes, labels.sizes, strict=True) if n < MIN_CELLS]
     if few:
-        listed = ", ".join(f"{name!r} ({n})" for name, n in few)
+        listed = ", ".join(f"{name!r} ({n})" for name, n in few[:10])
+        listed += f" and {len(few) - 10} more" if len(few) > 10 else ""
         raise DataError(
             f"Classes of {where} with fewer than {MIN_CELLS} cells: {listed}. Merge them with another class, or set "
             "their labels to missing (NaN), so that these cells take no part."
