@@ -59,6 +59,10 @@ def test_lowest_versions_are_those_that_are_allowed(project):
         assert f"{lowest[name]}.".startswith(f"{bound}."), name
 
 
+def test_what_opens_files_lazily_comes_with_an_extra_for_users(project):
+    assert {"dask", "distributed", "xarray"} <= set(bounds(project["optional-dependencies"]["dask"]))
+
+
 def test_tested_versions_are_among_those_that_are_allowed(project):
     tested = dict(re.findall(r"^([\w-]+)==([\w.]+)", read("constraints.txt").replace("_", "-"), flags=re.M))
     for requirement in map(Requirement, project["dependencies"]):
