@@ -95,7 +95,7 @@ def gene_embedding(
             "gf.tl.embed_genes(adata)."
         )
     rows = _umap(adata, known, vectors, columns, n_neighbors, seed)
-    about = f"{len(known):,} genes" + ("" if group is None else f", {group}")
+    about = f"Contextual embeddings of {len(known):,} genes" + ("" if group is None else f", {group}")
     look: dict[str, Any] = {"frameon": False, "size": np.clip(30_000 / len(known), 6, 60)}
     look |= {"na_in_legend": False} if columns else {"title": about, "na_color": "0.7"}
     save = kwargs.pop("save", None)  # not by scanpy, which would save the UMAP without names

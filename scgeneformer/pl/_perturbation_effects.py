@@ -100,6 +100,7 @@ def _draw(ax: Axes, rows: pd.DataFrame, middle: float, cmap: str) -> None:
     ax.set_ylim(len(rows) - 0.3, -0.7)
     ax.set_xlim(left=0)
     ax.tick_params(axis="y", length=0)
+    ax.locator_params(axis="x", nbins=6)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("shift of the gene, 1 − cosine" + small_numbers(ax))
     bar = ax.figure.colorbar(dots, ax=ax, shrink=min(1.0, 7 / max(len(rows), 7)), aspect=16, pad=0.03)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UP, DOWN, NONE = "#b2182b", "#2166ac", "0.72"
+DARKEST = 5.0  # −log10 of the FDR with the darkest color, unless one is smaller
 EFFECTS = {  # test: what its effect is
     "vs_null": "shift beyond that of {null}",
     "vs_null_unpaired": "shift beyond that of {null} (unpaired)",
@@ -143,20 +144,16 @@ def _ranking(ax: Axes, ranking: Ranking) -> None:
     filled = ranking.significant[rows.index].to_numpy()
     ax.hlines(y, 0, effect, color="0.8", linewidth=1.4, zorder=1)
     ax.axvline(0, color="0.3", linewidth=0.8, zorder=1)
-    if ranking.has_pvalues:
+    if filled.any():
         values = _log(rows["pvals_adj"])
-        look: dict[str, Any] = {
-            "c": values,
-            "cmap": ranking.cmap or "viridis_r",
-            "vmin": 0,
-            "vmax": max(float(np.nanmax(values)), 2.0),
-        }
-        dots = ax.scatter(effect, y, s=46, zorder=3, linewidths=0, **look)
+        look: dict[str, Any] = {"cmap": ranking.cmap or "viridis_r", "vmin": 0, "vmax": max(np.nanmax(values), DARKEST)}
+        dots = ax.scatter(effect, y, s=46, zorder=3, linewidths=0, c=values, **look)
+        bar = ax.figure.colorbar(dots, ax=ax, shrink=min(0.9, 7 / len(rows)), aspect=16, pad=0.03)
+        bar.set_label("−log10 FDR", labelpad=8)
+        bar.outline.set_visible(False)
+    if ranking.has_pvalues:
         hollow = ax.scatter(effect[~filled], y[~filled], s=46, zorder=4, facecolors="white", edgecolors="0.45")
         hollow.set_linewidth(1.1)
-        bar = ax.figure.colorbar(dots, ax=ax, shrink=min(1.0, 7 / max(len(rows), 7)), aspect=16, pad=0.03)
-        bar.set_label("−log10 FDR")
-        bar.outline.set_visible(False)
     else:
         in_impact = rows["impact"].to_numpy() == 1 if "impact" in rows else np.ones(len(rows), dtype=bool)
         ax.scatter(effect, y, s=46, zorder=3, linewidths=0, c=np.where(in_impact, UP, NONE))

@@ -78,6 +78,7 @@ def _histogram(ax: Axes, n_genes: np.ndarray, limit: int) -> None:
     if len(cut):
         ax.hist(cut, bins=edges, color="tab:orange", label="cut off")
         ax.legend(frameon=False)
+    ax.locator_params(axis="y", integer=True)
     ax.set(ylabel="cells")
 
 
@@ -92,11 +93,14 @@ def _boxes(ax: Axes, values: list[np.ndarray], names: list[str]) -> None:
 
 
 def _mark_limit(ax: Axes, n_genes: np.ndarray, limit: int) -> None:
-    share = float((n_genes > limit).mean())
-    if share > 0:
+    over = int((n_genes > limit).sum())
+    share = over / len(n_genes)
+    if over:
         ax.axvline(limit, color="tab:red", linewidth=1)
     ax.set_xlabel("genes per cell that the model knows")
-    title = f"{share:.0%} of {len(n_genes):,} cells exceed the {limit:,} genes that fit"
+    many = "None" if not over else f"{share:.0%}" if share >= 0.01 else f"{over:,}"
+    exceed = "exceed" if over > 1 else "exceeds"
+    title = f"{many} of {len(n_genes):,} cells {exceed} the {limit:,} genes that fit"
     ax.set_title(title, fontsize="medium", loc="left")
     ax.set_xlim(left=0)
     ax.spines[["top", "right"]].set_visible(False)

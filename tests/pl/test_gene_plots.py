@@ -65,7 +65,7 @@ def test_the_umap_has_a_point_per_gene_and_the_names_asked_for(done):
     rings = ax.collections[-1].get_offsets()
     points = ax.collections[0].get_offsets()
     np.testing.assert_allclose(rings, points[[0, 4, 8]], rtol=1e-5)
-    assert ax.get_title() == "39 genes"
+    assert ax.get_title() == "Contextual embeddings of 39 genes"
 
 
 def test_names_that_are_missing_are_listed_and_the_others_drawn(done, log):

@@ -110,6 +110,18 @@ def test_genes_that_are_not_significant_are_hollow(done):
     assert any("hollow" in text.get_text() for text in ax.texts)
 
 
+def test_colors_of_significance_begin_pale_and_need_something_significant(done):
+    ax = gf.pl.perturbation(done, n_genes=8, show=False)
+    assert len(ax.figure.axes) == 2
+    smallest = gf.get.rank_perturbations_df(done)["pvals_adj"].min()
+    dots = next(c for c in ax.collections if c.get_array() is not None)
+    assert dots.get_clim() == (0, max(-np.log10(smallest), 5))
+    ax = gf.pl.perturbation(done, n_genes=8, fdr=1e-300, show=False)
+    assert ax.figure.axes == [ax]
+    assert len(ax.collections[-1].get_offsets()) == 8
+    assert any("hollow: FDR ≥ 1e-300" in text.get_text() for text in ax.texts)
+
+
 def test_the_volcano_shows_all_genes_and_names_the_significant(done):
     ax = gf.pl.perturbation(done, kind="volcano", n_genes=2, show=False)
     table = gf.get.rank_perturbations_df(done).dropna(subset="pvals")
@@ -166,6 +178,7 @@ def test_responding_genes_come_largest_first(done):
     table = gf.get.perturbation_effects_df(done, "G2 + G3", min_cells=3)
     assert labels(ax) == table["names"].head(5).tolist()
     assert "G2 + G3" in ax.get_title(loc="left")
+    assert 3 <= len(ax.get_xticks()) <= 7
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from toys import make_model
@@ -52,6 +53,27 @@ def test_no_cells_are_refused(done):
             plot(none)
 
 
+@pytest.mark.parametrize("plot", [gf.pl.umap, gf.pl.embedding])
+def test_a_color_that_does_not_exist_is_named_with_the_nearest(done, plot):
+    text = (
+        r"color='celltype' is neither a column of adata\.obs nor a gene\. Did you mean 'cell_type'\? The columns are: "
+    )
+    with pytest.raises(gf.MissingKeyError, match=text):
+        plot(done, color=["donor", "celltype"])
+    with pytest.raises(gf.MissingKeyError, match="color='nope' is neither"):
+        plot(done, color="nope")
+
+
+def test_colors_are_columns_and_genes_of_adata_or_raw(done):
+    cells = done.copy()
+    cells.raw = cells
+    cells = cells[:, 1:].copy()
+    cells.var["symbol"] = [f"S{i}" for i in range(39)]
+    for color in ("cell_type", "G3", "G0", [None, "G3"]):
+        assert gf.pl.umap(cells, color=color, show=False) is not None
+    assert gf.pl.umap(cells, color="S3", gene_symbols="symbol", use_raw=False, show=False) is not None
+
+
 def test_a_missing_basis_is_named_with_what_to_run(adata):
     with pytest.raises(gf.DataError, match=r"sc\.tl\.umap"):
         gf.pl.umap(adata)
@@ -68,6 +90,16 @@ def test_the_histogram_counts_every_cell_and_marks_those_cut_off(done):
     assert heights == [(n_genes <= limit).sum(), (n_genes > limit).sum()]
     assert f"{(n_genes > limit).mean():.0%} of 12 cells exceed the 16 genes" in ax.get_title("left")
     assert ax.lines[0].get_xdata()[0] == limit
+
+
+@pytest.mark.parametrize(
+    ("over", "said"), [(0, "None of 200 cells exceeds"), (1, "1 of 200 cells exceeds"), (3, "2% of 200 cells exceed")]
+)
+def test_few_cells_that_are_cut_off_are_not_called_none(over, said):
+    adata = AnnData(np.ones((200, 1), dtype=np.float32))
+    adata.uns["geneformer_tokens"] = {"max_genes": 16}
+    adata.obs["geneformer_n_genes"] = np.repeat([17, 16], [over, 200 - over])
+    assert f"{said} the 16 genes that fit" in gf.pl.tokens(adata, show=False).get_title("left")
 
 
 def test_special_tokens_take_room_from_the_genes(adata):
