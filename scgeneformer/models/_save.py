@@ -61,7 +61,9 @@ def save(model: ModelLike, folder: str | os.PathLike[str], *, overwrite: bool = 
     Examples
     --------
     >>> import scgeneformer as gf
-    >>> gf.models.save("mini", "my_model")  # doctest: +SKIP
+    >>> folder = gf.models.save("mini", "my_model")
+    >>> gf.models.load(folder, device="cpu")
+    Model my_model: 6 blocks, width 128, 3,366,016 parameters, 18,033 genes, float32 on cpu
     """
     target = Path(folder).expanduser()
     check_target(target, overwrite)

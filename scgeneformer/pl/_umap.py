@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer._errors import MissingKeyError
-from scgeneformer.pl._figure import check_cells
+from scgeneformer.pl._figure import check_scatter
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -15,7 +15,8 @@ def umap(adata: AnnData, **kwargs: Any) -> Any:
     Parameters
     ----------
     adata
-        With ``obsm["X_umap"]``, as ``sc.pp.neighbors(adata, use_rep="X_geneformer"); sc.tl.umap(adata)`` leave it.
+        With ``obsm["X_umap"]``, as ``sc.pp.neighbors(adata, use_rep="X_geneformer"); sc.tl.umap(adata)`` leave it. One
+        that is there already, as in many published files and in :func:`scgeneformer.datasets.pbmc68k`, is drawn as it is.
     kwargs
         All parameters of :func:`scanpy.pl.umap` (`color`, `ax`, `show`, `return_fig`, ...).
 
@@ -47,5 +48,5 @@ def umap(adata: AnnData, **kwargs: Any) -> Any:
             "adata.obsm['X_umap'] does not exist. Make it from the cell embeddings: "
             "sc.pp.neighbors(adata, use_rep='X_geneformer'); sc.tl.umap(adata)."
         )
-    check_cells(adata)
+    check_scatter(adata, **kwargs)
     return sc.pl.umap(adata, **kwargs)
