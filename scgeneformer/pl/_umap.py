@@ -16,7 +16,7 @@ def umap(adata: AnnData, **kwargs: Any) -> Any:
     ----------
     adata
         With ``obsm["X_umap"]``, as ``sc.pp.neighbors(adata, use_rep="X_geneformer"); sc.tl.umap(adata)`` leave it. One
-        that is there already, as in many published files and in :func:`scgeneformer.datasets.pbmc68k`, is drawn as it is.
+        that is there already, as in many published files and in :func:`scgeneformer.datasets.pbmc68k`, is drawn as is.
     kwargs
         All parameters of :func:`scanpy.pl.umap` (`color`, `ax`, `show`, `return_fig`, ...).
 
