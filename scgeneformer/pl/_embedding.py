@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from scgeneformer._adata import keys
 from scgeneformer._errors import missing_key
-from scgeneformer.pl._figure import check_cells
+from scgeneformer.pl._figure import check_scatter
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,7 +29,7 @@ def embedding(adata: AnnData, basis: str = keys.EMBEDDING, **kwargs: Any) -> Any
     Raises
     ------
     MissingKeyError
-        If there is no such embedding.
+        If there is no such embedding, or no column or gene of a `color`.
     DataError
         If there are no cells.
 
@@ -45,5 +45,5 @@ def embedding(adata: AnnData, basis: str = keys.EMBEDDING, **kwargs: Any) -> Any
 
     if basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
         raise missing_key("obsm", basis, adata.obsm, "Run gf.tl.embed_cells(adata) first.")
-    check_cells(adata)
+    check_scatter(adata, **kwargs)
     return sc.pl.embedding(adata, basis, **kwargs)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scgeneformer._errors import DataError
+from scgeneformer._checks import did_you_mean
+from scgeneformer._errors import DataError, MissingKeyError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -107,3 +110,16 @@ def check_cells(adata: AnnData) -> None:
     """Refuse to draw no cells, on which scanpy's plots fail."""
     if not adata.n_obs:
         raise DataError("adata has no cells: there is nothing to draw.")
+
+
+def check_scatter(adata: AnnData, color: str | Sequence[str] | None = None, **given: Any) -> None:
+    """Refuse what scanpy's scatter plots fail on: no cells, and colors that are no columns of `obs` and no genes."""
+    check_cells(adata)
+    frames = [adata.var] if adata.raw is None else [adata.var, adata.raw.var]
+    genes = {name for frame in frames for name in frame.get(given.get("gene_symbols"), frame.index)}
+    asked = [color] if color is None or isinstance(color, str) else list(color)
+    if missing := [one for one in asked if one is not None and one not in adata.obs and one not in genes]:
+        raise MissingKeyError(
+            f"color={missing[0]!r} is neither a column of adata.obs nor a gene."
+            f"{did_you_mean(missing, adata.obs)} The columns are: {', '.join(map(repr, adata.obs)) or 'none'}."
+        )

@@ -10,7 +10,7 @@ from scgeneformer._adata.perturbation.perturbed import perturbation_key
 from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError, missing_key
-from scgeneformer.pl._figure import finish, shows, titled
+from scgeneformer.pl._figure import check_scatter, finish, shows, titled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -74,7 +74,7 @@ def perturbation_arrows(
     Raises
     ------
     MissingKeyError
-        If there are no vectors, no such map or embedding.
+        If there are no vectors, no such map or embedding, or no column or gene of this `color`.
     DataError
         If there is no such perturbation, it applies to fewer than ten cells, or the embedding is of another model.
 
@@ -93,6 +93,7 @@ def perturbation_arrows(
 
     check_whole(2, n_neighbors=n_neighbors, n_grid=n_grid)
     check_positive(temperature=temperature)
+    check_scatter(adata, color, **kwargs)
     key = perturbation_key(adata, key, "vectors")
     name, vectors = cell_vectors(adata, perturbation, key)
     positions = _embedding(adata, basis, "Run sc.pp.neighbors(adata, use_rep='X_geneformer'); sc.tl.umap(adata).")

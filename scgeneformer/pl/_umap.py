@@ -27,7 +27,7 @@ def umap(adata: AnnData, **kwargs: Any) -> Any:
     Raises
     ------
     MissingKeyError
-        If there is no UMAP.
+        If there is no UMAP, or no column or gene of a `color`.
     DataError
         If there are no cells.
 
