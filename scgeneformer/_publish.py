@@ -113,9 +113,9 @@ def discard(folder: Path) -> None:
     """
     gone = folder.with_name(f".{folder.name}.removed")
     _remove(gone)
+    gone = beside(folder) if gone.exists() else gone  # what cannot be removed yet, as on a network disk
     with suppress(FileNotFoundError):
-        folder.rename(gone)
-        _remove(gone)
+        _remove(folder.rename(gone))
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -140,6 +140,24 @@ def test_a_run_that_was_killed_while_it_made_its_store_begins_anew(tmp_path, mon
     assert (tmp_path / "run" / "parts").is_dir()
 
 
+@with_locks
+def test_a_process_that_was_forked_meanwhile_neither_keeps_the_lock_nor_gives_it_back(tmp_path):
+    with RunStore(tmp_path / "run", {}) as store:
+        if not (ended := os.fork()):
+            store._lock.release()  # as at the end of a process
+            os._exit(0)
+        os.waitpid(ended, 0)
+        with pytest.raises(BlockingIOError, match=REFUSED):
+            RunStore(tmp_path / "run", {})
+        read, write = os.pipe()
+        if not (living := os.fork()):
+            os.read(read, 1)
+            os._exit(0)
+    assert RunStore(tmp_path / "run", {}).load("0", "") is None  # free, though a process lives on that had it
+    os.write(write, b".")
+    os.waitpid(living, 0)
+
+
 def test_what_a_kill_leaves_of_a_folder_is_removed_with_the_next_of_that_name(tmp_path, monkeypatch):
     class Kill(BaseException):
         pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +93,8 @@ def written_beside(folder: Path) -> Iterator[Path]:
     """
     near = folder if folder.exists() else folder.parent  # a directory that is there may be a disk of its own
     near.mkdir(parents=True, exist_ok=True)
-    fresh = near / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    fresh = near / f".{folder.name}.new"
+    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
     fresh.mkdir()
     try:
         yield fresh

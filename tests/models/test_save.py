@@ -116,10 +116,13 @@ def test_files_are_written_on_the_disk_on_which_they_will_be(ours, tmp_path):
     from scgeneformer.models import _save
 
     for folder, near in ((ours, ours), (tmp_path / "new", tmp_path)):
+        left = near / f".{folder.name}.new"  # by a process that was killed
+        left.mkdir()
+        (left / "model.safetensors").touch()
         with _save.written_beside(folder) as fresh:
             assert fresh.parent == near
             (fresh / "config.json").write_text("{}")
-        assert not fresh.exists()
+        assert not any(path.name.startswith(".") for path in near.iterdir())
         assert (folder / "config.json").read_text() == "{}"
 
 

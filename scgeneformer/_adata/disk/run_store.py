@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -192,7 +193,7 @@ class _Lock:
         except ImportError:  # Windows
             return
         file = (path / LOCK).open("a")
-        self.release = weakref.finalize(self, file.close)
+        self.release = weakref.finalize(self, _unlock, file, os.getpid())
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the open file: lockf would let in the same process
         except OSError as error:
@@ -202,6 +203,15 @@ class _Lock:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return object, ()  # stays in this process
+
+
+def _unlock(file: IO[str], owner: int) -> None:
+    """Give a lock back; a forked process, which has the same open file, may live on, or end before its parent."""
+    import fcntl
+
+    if os.getpid() == owner:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    file.close()
 
 
 def _manifest(path: Path) -> str | None:
