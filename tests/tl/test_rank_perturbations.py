@@ -285,6 +285,14 @@ def test_a_single_combination_has_means_only_and_is_taken_where_there_are_no_gen
     assert found["pvals"].isna().all()
 
 
+def test_two_combinations_are_compared_with_each_other(adata):
+    del adata.layers[KEY]
+    adata.uns[KEY]["combinations"] = adata.uns[KEY]["combinations"][:2]
+    for key in (KEY, *STATE_KEYS):
+        adata.obsm[key] = adata.obsm[key][:, :2]
+    assert rank(adata, test="goal")["pvals"].notna().all()
+
+
 # --- groups, donors, states -----------------------------------------------------------------------------------------
 
 
