@@ -117,12 +117,15 @@ def put(tree: ast.Module, module: ModuleType) -> None:
         every = {id(one): one for one in gc.get_objects() if isinstance(one, FunctionType)}
         return {key: one for key, one in every.items() if one.__code__.co_filename == module.__file__}
 
+    def place(function: FunctionType) -> tuple[str, int]:
+        return function.__code__.co_qualname, function.__code__.co_firstlineno  # lambdas share a name
+
     gc.unfreeze()  # which hides objects
     old, space, before = functions(), vars(module), dict(vars(module))
     exec(compile(tree, str(module.__file__), "exec"), space)
-    new = {one.__code__.co_qualname: one for key, one in functions().items() if key not in old}
+    new = {place(one): one for key, one in functions().items() if key not in old}
     for one in old.values():
-        other = new.get(one.__code__.co_qualname, one)
+        other = new.get(place(one), one)
         one.__code__, one.__defaults__, one.__kwdefaults__ = other.__code__, other.__defaults__, other.__kwdefaults__
     for name, value in before.items():
         if isinstance(value, dict) and value is not space[name]:  # a table that others hold, too
