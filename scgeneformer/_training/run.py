@@ -117,7 +117,8 @@ class Run:
         Raises
         ------
         DataError
-            If early stopping has nothing to watch, an argument is a setting of the recipe, or transformers refuses it.
+            If early stopping has nothing to watch, an argument is a parameter of the training itself, or transformers
+            refuses it.
         """
         if self.recipe.patience is not None and not validates:
             raise DataError(

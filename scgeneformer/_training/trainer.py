@@ -17,6 +17,7 @@ from scgeneformer._errors import DataError
 from scgeneformer._progress import progress
 from scgeneformer._training.dataset import collate
 from scgeneformer._training.optimizer import parameter_groups
+from scgeneformer._training.recipe import Recipe
 from scgeneformer._training.width import times_wider
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from scgeneformer._training.dataset import TokenDataset
     from scgeneformer._training.network import Network
-    from scgeneformer._training.recipe import Recipe
 
     Measure = Callable[[Network, TokenDataset], dict[str, float]]
 
@@ -40,6 +40,14 @@ OF_RECIPE: dict[str, tuple[str, type]] = {  # argument of transformers: field of
     "warmup_steps": ("warmup", float),
     "weight_decay": ("weight_decay", float),
     "max_grad_norm": ("max_grad_norm", float),
+}
+OF_CALL = {  # argument of transformers: parameter of our functions
+    **{name: field for name, (field, _) in OF_RECIPE.items()},
+    "seed": "seed",
+    "output_dir": "out",
+    "use_cpu": "device",
+    "bf16": "dtype",
+    "fp16": "dtype",
 }
 
 
@@ -157,7 +165,7 @@ def training_arguments(
     Raises
     ------
     DataError
-        If one of `more` does not exist, is a setting of the recipe, or transformers refuses it.
+        If one of `more` does not exist, is a parameter of the training itself, or transformers refuses it.
     """
     _check_names(more)
     ours: dict[str, Any] = {
@@ -179,38 +187,39 @@ def training_arguments(
     if half is not None:
         ours[half] = True
     if recipe.patience is not None and validates:
-        ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+        ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
     if saves and "save_steps" in more:
         ours["save_strategy"] = "steps"
     try:
         arguments = TrainingArguments(**(ours | more))
         for reporter in get_reporting_integration_callbacks(arguments.report_to):
             reporter()  # which asks for its package
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError) as error:
         if not more:
             raise
         hint = ""
         if "load_best_model_at_end" in str(error):
             hint = " With patience= checkpoints are written where it is validated, and nowhere else."
-        raise DataError(f"arguments={more!r} cannot be used. {' '.join(str(error).split())}.{hint}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(f"arguments={more!r} cannot be used. {reason}.{hint}") from error
     if arguments.n_gpu > 1:  # a packed batch cannot be cut for nn.DataParallel; several devices: one process each
         arguments._n_gpu = 1
     return arguments
 
 
 def _check_names(more: dict[str, Any]) -> None:
+    parameters = OF_CALL | {field.name: field.name for field in fields(Recipe)}
+    if taken := dict.fromkeys(f"{parameters[name]}=" for name in more if name in parameters):
+        raise DataError(
+            f"arguments={more!r}: settings of the training are parameters of the call itself. Write there: "
+            f"{', '.join(taken)}."
+        )
     known = {field.name for field in fields(TrainingArguments) if field.init}
     if unknown := [str(name) for name in more if name not in known]:
-        hint = did_you_mean(unknown, known)
+        hint = did_you_mean(unknown, known - parameters.keys() | set(parameters.values()))
         raise DataError(
             f"arguments={more!r}: {unknown[0]!r} is no argument of transformers.TrainingArguments.{hint} "
             "help(transformers.TrainingArguments) lists them all."
-        )
-    given = {name: field for name, (field, _) in OF_RECIPE.items()} | {"seed": "seed"}
-    if taken := [f"{given[name]}={more[name]!r} in place of {name!r}" for name in more if name in given]:
-        raise DataError(
-            f"arguments={more!r} holds what is a setting of the training itself, with a name of its own. Take "
-            f"{', '.join(taken)}."
         )
 
 

@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from anndata.tests.helpers import assert_equal
+from fine_tuned import make_run
 from toys import Stop, clear_cells, make_adata, make_model
 
 import scgeneformer as gf
@@ -336,6 +337,13 @@ def test_when_early_stopping_stops_by_hand(losses, over):
     assert is_over(history, by_loss, 2) is is_over(history, by_accuracy, 2) is over
 
 
+@pytest.mark.parametrize(("metric", "larger"), [(None, False), ("eval_loss", False), ("accuracy", True)])
+def test_the_metric_of_the_best_model_says_which_is_better(toy, tmp_path, metric, larger):
+    more = {} if metric is None else {"metric_for_best_model": metric}
+    arguments = make_run(toy, patience=3, arguments=more).training_arguments(tmp_path, validates=True)
+    assert arguments.greater_is_better is larger
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -403,12 +411,13 @@ def test_a_class_that_does_not_train_is_refused(cells, toy, tmp_path):
         ({"arguments": {"report_to": "pigeon"}}, "cannot be used. pigeon is not supported, only"),
         (
             {"arguments": {"per_device_train_batch_size": 4, "learning_rate": 1e-3}},
-            r"Take batch_size=4 in place of 'per_device_train_batch_size', learning_rate=0\.001 in place of 'learn",
+            r"settings of the training are parameters of the call itself\. Write there: batch_size=, learning_rate=\.$",
         ),
-        (
-            {"arguments": {"seed": 3}},
-            r"holds what is a setting of the training itself, .* Take seed=3 in place of 'seed'",
-        ),
+        ({"arguments": {"seed": 3}}, r"call itself\. Write there: seed=\.$"),
+        ({"arguments": {"output_dir": "elsewhere", "use_cpu": True}}, r"Write there: out=, device=\.$"),
+        ({"arguments": {"bf16": True, "fp16": False}}, r"Write there: dtype=\.$"),
+        ({"arguments": {"epochs": 1}}, r"Write there: epochs=\.$"),
+        ({"arguments": {"num_epochs": 1}}, r"'num_epochs' is no argument of .* Did you mean 'epochs'\? help\("),
         ({"arguments": {"save_steps": 1}, "patience": 1}, "With patience= checkpoints are written where it is"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -421,8 +430,11 @@ def test_parameters_that_make_no_sense_are_refused_and_nothing_is_written(unchan
 
 def test_a_package_that_an_argument_needs_is_asked_for_first(unchanged, toy, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
-    with pytest.raises(DataError, match=r"cannot be used\. WandbCallback requires wandb to be installed"):
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_flytekit_available", lambda: False)
+    with pytest.raises(DataError, match=r"cannot be used\. WandbCallback requires wandb to be installed.*[^.]\.$"):
         train(unchanged, toy, tmp_path / "out", arguments={"report_to": "wandb"})
+    with pytest.raises(DataError, match=r"cannot be used\. FlyteCallback requires .*[^.]\.$"):
+        train(unchanged, toy, tmp_path / "out", arguments={"report_to": "flyte"})
     assert not (tmp_path / "out").exists()
 
 
