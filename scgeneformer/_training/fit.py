@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from scgeneformer._training.trainer import PackedTrainer, is_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from transformers import TrainingArguments
 
@@ -65,12 +65,16 @@ def fit(
     """
     with same_random_state(), quiet():
         last, state = last_checkpoint(folder)
-        if recipe.patience is not None and is_over(state.get("log_history", []), arguments, recipe.patience):
-            arguments.max_steps = state["global_step"]  # it had stopped: what is left is to take the best
         trainer = PackedTrainer(network, recipe, arguments, train, validation, measure)
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        history = state.get("log_history", [])
+        if last is not None and recipe.patience is not None and is_over(history, arguments, recipe.patience):
+            best = state["best_model_checkpoint"] if arguments.load_best_model_at_end else last.name
+            trainer.take(folder / Path(best).name)  # it had stopped: that is all that is left
+        else:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            history = trainer.state.log_history
     network.eval().requires_grad_(False)
-    return trainer.state.log_history
+    return history
 
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:

@@ -122,6 +122,10 @@ class PackedTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def take(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint."""
+        self._load_from_checkpoint(str(checkpoint))
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the seconds of training so far; those before a stop are in the history of the checkpoint."""
         if self.seconds_before is None:

@@ -280,10 +280,10 @@ def given_losses(monkeypatch):
 
     def give(losses, stop_in=None):
         def evaluate(self, *args, **more):
-            epoch = round(self.state.epoch)
-            if epoch == stop_in:
+            n_before = sum("eval_loss" in entry for entry in self.state.log_history)
+            if n_before + 1 == stop_in:
                 raise Stop
-            self.measure = lambda *_: {"loss": losses[epoch - 1], "accuracy": 0.0}
+            self.measure = lambda *_: {"loss": losses[n_before], "accuracy": 0.0}
             return real(self, *args, **more)
 
         monkeypatch.setattr(PackedTrainer, "evaluate", evaluate)
@@ -295,11 +295,18 @@ def losses_of(trained):
     return [entry["eval_loss"] for entry in trained.metrics["history"] if "eval_loss" in entry]
 
 
-def test_a_stopped_training_stops_early_where_the_whole_one_does(cells, toy, tmp_path, given_losses, monkeypatch):
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4}],
+    ids=["after epochs", "within epochs"],
+)
+def test_a_stopped_training_stops_early_where_the_whole_one_does(
+    cells, toy, tmp_path, given_losses, monkeypatch, arguments
+):
     def stop(*_):
         raise Stop
 
-    losses, more = [1.0, 0.9, 0.95, 0.96, 0.5, 0.4], {"epochs": 6, "patience": 2}
+    losses, more = [1.0, 0.9, 0.95, 0.96, 0.5, 0.4], {"epochs": 6, "patience": 2, "arguments": arguments}
     given_losses(losses)
     assert losses_of(train(cells, toy, tmp_path / "one", **more)) == losses[:4]
     given_losses(losses, stop_in=4)
@@ -308,7 +315,7 @@ def test_a_stopped_training_stops_early_where_the_whole_one_does(cells, toy, tmp
     given_losses(losses)
     assert losses_of(train(cells, toy, tmp_path / "two", **more)) == losses[:4]
     assert same_weights(tmp_path / "one", tmp_path / "two")
-    more["arguments"] = {"save_total_limit": 3}  # the last checkpoint is there, too, not the best alone
+    more["arguments"] = {**arguments, "save_total_limit": 3}  # the last checkpoint is there, too, not the best alone
     with monkeypatch.context() as patched:
         patched.setattr("scgeneformer.tl._train_classifier._judge", stop)
         with pytest.raises(Stop):
