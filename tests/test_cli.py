@@ -354,6 +354,9 @@ def test_train_writes_what_classify_reads(path, cells, tmp_path):
     [
         ("train", ["--label", "cell_type"], "seed"),
         ("train", ["--label", "cell_type"], "adata"),
+        ("train", ["--label", "cell_type"], "fractions"),
+        ("train", ["--label", "cell_type"], "arguments"),
+        ("train", ["--label", "cell_type"], "learning_rat"),
         ("pretrain", [], "vocabulary"),
     ],
 )
@@ -361,5 +364,6 @@ def test_set_takes_settings_alone(path, tmp_path, command, words, name):
     result = call(command, path, *words, "--model", "mini", "--out", tmp_path / "out", "--set", f"{name}=3")
     assert result.exit_code == 2
     told = " ".join(result.stderr.replace("│", " ").split())
-    assert f"--set {name}=...: {name} is no setting of the recipe. For all else there are options" in told
+    hint = "Did you mean 'learning_rate'? " if name == "learning_rat" else ""
+    assert f"--set {name}=...: {name} is no setting of the recipe. {hint}What else can be chosen has an option" in told
     assert not (tmp_path / "out").exists()

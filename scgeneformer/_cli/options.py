@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+import scgeneformer as gf
+from scgeneformer._checks import did_you_mean
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="AnnData file, .h5ad or .zarr (cells × genes).")]
 Cells = Annotated[
@@ -58,9 +62,11 @@ def target_of(file: Path, out: Path | None, in_place: bool) -> Path:
 def with_settings(texts: list[str] | None, **given: Any) -> dict[str, Any]:
     """Arguments of a call: those given, and of NAME=VALUE texts; values are numbers, true, false, null or text."""
     settings = dict(_setting(text) for text in texts or [])
-    if taken := [name for name in settings if name in given]:
+    known = [field.name for field in fields(gf.models.Recipe)]
+    if unknown := [name for name in settings if name not in known]:
         raise typer.BadParameter(
-            f"--set {taken[0]}=...: {taken[0]} is no setting of the recipe. For all else there are options, see --help."
+            f"--set {unknown[0]}=...: {unknown[0]} is no setting of the recipe.{did_you_mean(unknown[:1], known)} "
+            "What else can be chosen has an option, see --help."
         )
     return given | settings
 

@@ -14,7 +14,7 @@ from scgeneformer._adata.training.corpus import Corpus, open_corpus
 from scgeneformer._errors import DataError
 from scgeneformer._training.recipe import OF_CLASSIFIERS, Recipe, check_use, find_recipe
 from scgeneformer._training.splits import PARTS, TRAIN
-from scgeneformer.tl._training import Beginning, find_place, limited, read_cells, save
+from scgeneformer.tl._training import Beginning, find_place, limited, read_arguments, read_cells, save
 
 if TYPE_CHECKING:
     import os
@@ -127,7 +127,7 @@ def begin_pretraining(
         logg.info(f"    cells are cut to {genes.max_genes:,} genes, as positions of the model or max_tokens= allow")
     objective = find_objective(genes, head)
     corpus = open_corpus(adata, genes, **where)
-    beginning = Beginning(start, recipe, genes, corpus.sets, *place, dict(arguments or {}), seed)
+    beginning = Beginning(start, recipe, genes, corpus.sets, *place, read_arguments(arguments), seed)
     beginning.run(objective).encoder()  # refuses what cannot be built, before anything is written
     return beginning, corpus, objective
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +21,7 @@ from scgeneformer.settings import settings
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import torch
     from anndata import AnnData
@@ -129,7 +130,14 @@ def begin(
     source = open_tokens(
         adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids, previous_layer=previous_layer
     )
-    return Beginning(loaded, chosen, vocabulary, [source], *place, dict(arguments or {}), seed)
+    return Beginning(loaded, chosen, vocabulary, [source], *place, read_arguments(arguments), seed)
+
+
+def read_arguments(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of transformers as a dictionary."""
+    if not isinstance(arguments, Mapping | None):
+        raise DataError(f"arguments={arguments!r} must be a dictionary, such as {{'save_steps': 100}}.")
+    return dict(arguments or {})
 
 
 def find_place(

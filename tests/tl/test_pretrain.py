@@ -308,6 +308,7 @@ def test_genes_of_another_species_begin_with_those_of_their_orthologs(trained, t
         ({"config": {"hidden_size": 33, "num_attention_heads": 2}}, r"no BERT model can be built of it"),
         ({"base_width": 0}, r"base_width=0 must be a whole number from 1"),
         ({"patience": 1, "fractions": (1, 0, 0)}, r"patience stops by the validation loss, and there are no"),
+        ({"arguments": 3}, "arguments=3 must be a dictionary"),
         ({"arguments": {"bogus": 1}}, r"'bogus' is no argument of transformers\.TrainingArguments"),
         ({"fractions": (0.5, 0.4, 0.3)}, r"must add up to 1"),
     ],

@@ -412,6 +412,7 @@ def test_a_class_that_does_not_train_is_refused(cells, toy, tmp_path):
         ({"num_layers": 4}, "num_layers=4 must be from 1 to 3"),
         ({"patience": 1, "fractions": (0.9, 0, 0.1)}, "there are no validation cells"),
         ({"split_by": "nobody"}, "nobody"),
+        ({"arguments": 3}, r"arguments=3 must be a dictionary, such as \{'save_steps': 100\}\.$"),
         ({"arguments": {"save_step": 1}}, r"'save_step' is no argument of .* Did you mean 'save_steps'\? help\("),
         ({"arguments": {"bogus": 1}}, r"'bogus' is no argument of transformers\.TrainingArguments\. help\(transf"),
         ({"arguments": {"optim": "best"}}, r"arguments=\{'optim': 'best'\} cannot be used\. .*best.* is not a valid"),
