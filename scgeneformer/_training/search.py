@@ -51,13 +51,21 @@ class Search:
     recipe: Recipe
     trials: pd.DataFrame
 
+    @property
+    def metric(self) -> str:
+        """What the trials were judged by."""
+        return next(metric for metric in METRICS if f"validation_{metric}" in self.trials)
+
+    @property
+    def best(self) -> float:
+        """The metric of the best trial that came to its end, on the validation cells."""
+        values = self.trials.loc[self.trials["state"] == "complete", f"validation_{self.metric}"]
+        return float(values.min() if METRICS[self.metric] == "minimize" else values.max())
+
     def __repr__(self) -> str:
-        column, *settings = self.trials.columns[1:-1]
-        metric = column.removeprefix("validation_")
-        values = self.trials.loc[self.trials["state"] == "complete", column]
-        best = values.min() if METRICS[metric] == "minimize" else values.max()
-        drawn = _shown({name: getattr(self.recipe, name) for name in settings})
-        return f"Search of {len(self.trials)} trials: {metric.replace('_f1', ' F1')} {best:.3f} with {drawn}"
+        told = {"state", "seconds", f"validation_{self.metric}"}
+        drawn = _shown({name: getattr(self.recipe, name) for name in self.trials.columns if name not in told})
+        return f"Search of {len(self.trials)} trials: {self.metric.replace('_f1', ' F1')} {self.best:.3f} with {drawn}"
 
 
 class SearchTrainer(PackedTrainer):

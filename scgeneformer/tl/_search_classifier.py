@@ -202,7 +202,5 @@ def search_classifier(
     if split is None:
         results.obs[keys.SPLIT] = parts.column
         write(adata, results)
-    ended = found.trials.loc[found.trials["state"] == "complete", f"validation_{metric}"]
-    best = ended.agg("min" if METRICS[metric] == "minimize" else "max")
-    logg.info(f"    finished: validation {metric} {best:.4g}", time=start, deep=f"added {results}")
+    logg.info(f"    finished: validation {metric} {found.best:.4g}", time=start, deep=f"added {results}")
     return found

@@ -36,6 +36,7 @@ def test_the_recipe_is_that_of_the_best_trial(cells, toy):
     assert found.trials["learning_rate"].between(1e-3, 1e-1).all()
     assert found.trials["learning_rate"].nunique() == 3
     settings = f"learning_rate={best['learning_rate']:.3g}, frozen_layers={best['frozen_layers']:.0f}"
+    assert (found.metric, found.best) == ("loss", best["validation_loss"])
     assert repr(found) == f"Search of 3 trials: loss {best['validation_loss']:.3f} with {settings}"
     assert set(cells.obs["geneformer_split"]) == {"train", "validation", "test"}
 
