@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer._checks import did_you_mean
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -243,8 +243,7 @@ def find_recipe(recipe: str | Recipe, changes: dict[str, Any], others: tuple[str
         recipe = known[recipe]
     settings = {field.name for field in fields(Recipe)}
     if unknown := [name for name in changes if name not in settings]:
-        close = difflib.get_close_matches(unknown[0], settings, n=1, cutoff=0.75)
-        hint = f" Did you mean {close[0]}=?" if close else f" Settings are: {', '.join(sorted(settings - {'source'}))}."
+        hint = did_you_mean(unknown[:1], settings) or f" Settings are: {', '.join(sorted(settings - {'source'}))}."
         raise DataError(f"{unknown[0]}= is no parameter and no setting of a recipe.{hint}")
     return changed(recipe, changes)
 

@@ -150,7 +150,10 @@ def train_classifier(
     pooling, sizes = beginning.recipe.pooling, [len(one.classes) for one in labels]
     run = beginning.run(CellTask(beginning.vocabulary, pooling, sizes))
     run.encoder()  # refuses what the model does not have, before anything is written
-    run.check(bool((part == VALIDATION).any()) if n_folds is None else run.recipe.patience is not None)
+    validates = bool((part == VALIDATION).any())
+    if n_folds is not None:  # of the folds the next one is watched, where patience asks for it
+        validates = run.recipe.patience is not None
+    run.check(validates)
     names = [one.column for one in labels]
     classes = [[one.column, *one.classes] for one in labels]
     request = beginning.request(labels=classes, split=parts.record, cells=cells.checksum())
@@ -225,7 +228,7 @@ def _save(
             **{f"split: {name}": value for name, value in parts.record.items()},
         },
         metrics={
-            f"{part} ({name})" if len(labels) > 1 else part: s.summary
+            f"{part} cells ({name})" if len(labels) > 1 else f"{part} cells": s.summary
             for name, of in judged.items()
             for part, s in of.items()
         },

@@ -155,7 +155,8 @@ def train_gene_classifier(
     asked.check_sizes(least)
     run = beginning.run(GeneTask(len(asked.classes)))
     run.encoder()  # refuses what the model does not have, before anything is written
-    run.check(run.recipe.patience is not None)
+    validates = run.recipe.patience is not None  # the genes of the next fold
+    run.check(validates)
     cells = _cells(adata, beginning, asked, sample)
     genes = asked.seen(np.bincount(cells.ids, minlength=n_tokens))
     genes.check_sizes(least)

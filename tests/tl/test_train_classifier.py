@@ -78,8 +78,8 @@ def test_it_learns_and_the_directory_tells_what_the_metrics_say(cells, model, tm
     np.testing.assert_allclose(probability.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(probability.max(axis=1), cells.obs["geneformer_cell_type_confidence"])
     card = (trained.folder / "README.md").read_text()
-    assert "| test | accuracy |" in card
-    assert "| validation | number | 9 |" in card
+    assert "| test cells | accuracy |" in card
+    assert "| validation cells | number | 9 |" in card
     assert "seed: 0" in card
     assert not {"checkpoints", "training.json"} & {path.name for path in trained.folder.iterdir()}
     first, validation, last = repr(trained).splitlines()
@@ -404,7 +404,7 @@ def test_a_class_that_does_not_train_is_refused(cells, toy, tmp_path):
         ({"label": []}, "names no column"),
         ({"recipe": "best"}, r"recipe='best' does not exist; choose one of 'default', .* 'mindspore'\.$"),
         ({"recipe": "geneformer"}, "recipe='geneformer' is for another function; choose one of 'default',"),
-        ({"learning_rat": 1}, "learning_rat= is no parameter and no setting of a recipe. Did you mean learning_rate="),
+        ({"learning_rat": 1}, "learning_rat= is no parameter and no setting of a recipe. Did you mean 'learning_rate'"),
         ({"epochs": 0}, "epochs=0 must be a number"),
         ({"batch_size": 1.5}, "batch_size=1.5 must be a whole number"),
         ({"pooling": "cls"}, "needs a model with a <cls> token"),

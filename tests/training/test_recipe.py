@@ -149,7 +149,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         ("mindsphere", {}, "recipe='mindsphere' does not exist; choose one of 'default', 'cardiomyopathy'"),
         (None, {}, "recipe=None is neither a name nor a Recipe; names are: default, cardiomyopathy"),
         ("default", {"lr": 1}, r"lr= is no parameter .*recipe\. Settings are: .*, learning_rate, "),
-        ("default", {"learning_rat": 1}, r"learning_rat= is no parameter .* Did you mean learning_rate=\?"),
+        ("default", {"learning_rat": 1}, r"learning_rat= is no parameter .* Did you mean 'learning_rate'\?"),
         ("default", {"xyz": 1}, "xyz= is no parameter and no setting of a recipe. Settings are: accumulation,"),
         ("default", {"epochs": -1}, "epochs=-1 must be a number"),
     ],
