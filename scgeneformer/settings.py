@@ -38,7 +38,8 @@ class Settings:
     device
         "auto" (CUDA where there is one, else CPU) or a torch device.
     dtype
-        "auto" (CUDA: bfloat16, CPU: float32), "float32", "bfloat16" or "float16".
+        "auto" (CUDA: bfloat16, but float32 in `gf.tl.perturb`; CPU: float32), "float32", "bfloat16", "float16" or, on
+        CUDA, "tf32".
     tokens_per_batch
         Tokens in one forward pass; None chooses by device and model.
     progress
@@ -69,7 +70,7 @@ class Settings:
 
     @contextmanager
     def override(self, **values: Any) -> Iterator[Settings]:
-        """Use other values inside a ``with`` block, in this thread alone."""
+        """Use other values inside a ``with`` block, in this thread alone: those that it starts do not see them."""
         names = [field.name for field in fields(self)]
         if unknown := set(values) - set(names):
             raise DataError(f"There is no setting {sorted(unknown)[0]!r}; the settings are {', '.join(names)}.")

@@ -6,7 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,9 +28,12 @@ from scgeneformer._engine.tokens import Tokens
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from scgeneformer._engine.vocabulary import Vocabulary
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +66,11 @@ class CellTokens:
         def encode(first: int) -> tuple[int, Tokens, np.ndarray]:
             return first, *self.encode(first, self._read(first))
 
-        yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+        yield from one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
 
     def blocks_of_counts(self) -> Iterator[tuple[int, list[sp.csr_matrix]]]:
         """Yield (first row, counts at each time point), for :meth:`encode`, of consecutive cells; one block ahead."""
-        yield from _one_ahead(lambda first: (first, self._read(first)), range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+        yield from one_ahead(lambda first: (first, self._read(first)), range(0, self.counts.n_obs, ROWS_PER_BLOCK))
 
     def encode(self, first: int, counts: Sequence[sp.csr_matrix]) -> tuple[Tokens, np.ndarray]:
         """Tokens of the cells from one on, and their known genes before truncation, from counts at each time point."""
@@ -117,7 +120,7 @@ class CellTokens:
             values *= self.vocabulary.target_sum / self.vocabulary.median_of_token[tokens.ids]
             return start, tokens, values
 
-        yield from _one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
+        yield from one_ahead(encode, range(0, self.counts.n_obs, ROWS_PER_BLOCK))
 
     def counted(self) -> tuple[np.ndarray, Iterator[tuple[int, Tokens]]]:
         """Blocks of tokens, and an array (n_obs,) int32 that holds the tokens of each cell once they were read."""
@@ -311,7 +314,7 @@ def _merge_columns(gene_tokens: np.ndarray) -> tuple[sp.csr_matrix | None, np.nd
     return sp.csr_matrix((np.ones(len(known)), (known, column)), shape=shape), unique.astype(np.int32)
 
 
-def _one_ahead(function: Any, items: Iterable[int]) -> Iterator[Any]:
+def one_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Map `function` over `items`, computing the next result in a thread while the caller works on this one."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None

@@ -33,7 +33,7 @@ PreviousLayer = Annotated[
     str | None, typer.Option("--previous-layer", help="Layer with the counts before, for models of two time points.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or, on CUDA, tf32.")]
 ModelOut = Annotated[Path, typer.Option("--out", "-o", help="Directory of the trained model.")]
 OverwriteModel = Annotated[bool, typer.Option("--overwrite", help="Replace the model in --out.")]
 Split = Annotated[str | None, typer.Option(help="Column of obs with train, validation and test.")]

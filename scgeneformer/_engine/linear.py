@@ -19,7 +19,7 @@ class Linear(nn.Linear):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States (..., d) to (..., d_out)."""
-        return _product(self, states, "none") if _fits(states) else super().forward(states)
+        return _product(self, states, "none") if _fits(self, states) else super().forward(states)
 
 
 class Intermediate(BertIntermediate):
@@ -28,7 +28,7 @@ class Intermediate(BertIntermediate):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States (..., d) to (..., feed-forward width)."""
         dense, activation = self.dense, self.intermediate_act_fn
-        if isinstance(dense, Linear) and isinstance(activation, nn.ReLU) and _fits(states):
+        if isinstance(dense, Linear) and isinstance(activation, nn.ReLU) and _fits(dense, states):
             return _product(dense, states, "relu")
         return super().forward(states)
 
@@ -46,9 +46,10 @@ def _product(linear: nn.Linear, states: torch.Tensor, then: str) -> torch.Tensor
     return torch.ops.mkldnn._linear_pointwise(states, linear.weight, linear.bias, then, [], "")
 
 
-def _fits(states: torch.Tensor) -> bool:
-    """Whether the product exists for these states; it has no gradient."""
-    return states.is_cpu and not torch.is_grad_enabled() and _computed_in(states.dtype)
+def _fits(linear: nn.Linear, states: torch.Tensor) -> bool:
+    """Whether the product exists for these states; it has no gradient, and knows no autocast."""
+    same = states.dtype == linear.weight.dtype
+    return same and states.is_cpu and not torch.is_grad_enabled() and _computed_in(states.dtype)
 
 
 @cache

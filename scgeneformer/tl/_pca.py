@@ -118,7 +118,8 @@ def pca(
         "mean": found.mean,
     }
     density = keys.density_key(names.uns)
-    results = Results(obsm={names.obsm: scores}, uns={names.uns: entry}, removed=[("obs", density)])
+    earlier = [("obs", density), ("varm", names.varm)]
+    results = Results(obsm={names.obsm: scores}, uns={names.uns: entry}, removed=earlier)
     if rep.of_genes:
         results.varm[names.varm] = found.axes
     else:

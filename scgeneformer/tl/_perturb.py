@@ -126,7 +126,8 @@ def perturb(
     {counts}
     {devices}
     dtype
-        "auto" (float32), "float32" or, on CUDA, "tf32"; "bfloat16" and "float16" hide what many single genes do.
+        "auto" (what `gf.settings.dtype` names, else float32), "float32" or, on CUDA, "tf32"; "bfloat16" and "float16"
+        hide what many single genes do.
     {tokens_per_batch}
     key_added
         Key instead of "geneformer_<mode>".

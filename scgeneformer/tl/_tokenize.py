@@ -11,7 +11,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.dask_chunks import RowChunks, is_dask
 from scgeneformer._adata.disk.parts import Parts, name_of_counts, open_store
 from scgeneformer._adata.disk.rows import Rows
-from scgeneformer._adata.tokens import open_tokens
+from scgeneformer._adata.tokens import one_ahead, open_tokens
 from scgeneformer._adata.writer import Results, target_of, warn_empty, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.checksums import checksums
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from scgeneformer._adata.disk.run_store import RunStore
     from scgeneformer._adata.tokens import CellTokens
+    from scgeneformer._engine.tokens import Tokens
     from scgeneformer._engine.vocabulary import Vocabulary
     from scgeneformer.models import ModelLike
 
@@ -164,19 +165,22 @@ def _pad(
             values[first : first + n] = part[key]
         advance(n)
 
+    def encode(block: Block) -> tuple[Block, tuple[Tokens, np.ndarray, np.ndarray]]:
+        return block, (*source.encode(*block), checksums(block[1]))
+
     parts = Parts(store, name_of_counts, put, lambda block: None)
-    for block in parts.missing(source.blocks_of_counts()):
-        parts.done(block, _pad_block(source, *block))
+    for block, encoded in one_ahead(encode, parts.missing(source.blocks_of_counts())):
+        parts.done(block, _pad_block(layout, *encoded))
     return {key: rows.array() for key, rows in found.items()}, columns
 
 
-def _pad_block(source: CellTokens, first: int, counts: list[sp.csr_matrix]) -> dict[str, np.ndarray]:
+def _pad_block(
+    layout: dict[str, tuple[type, int]], tokens: Tokens, n_genes: np.ndarray, sums: np.ndarray
+) -> dict[str, np.ndarray]:
     """What is stored of the cells of a block."""
-    layout = _layout(source.vocabulary)
-    tokens, n_genes = source.encode(first, counts)
-    part = {keys.N_GENES: n_genes, keys.N_TOKENS: tokens.lengths.astype(np.int32)}
+    part = {keys.N_GENES: n_genes, keys.N_TOKENS: tokens.lengths.astype(np.int32), keys.CHECKSUMS: sums}
     dtype, width = layout[keys.TOKENS]
-    part |= {keys.TOKENS: tokens.to_padded(width, dtype=dtype), keys.CHECKSUMS: checksums(counts)}
+    part[keys.TOKENS] = tokens.to_padded(width, dtype=dtype)
     if tokens.positions is not None:
         part[keys.BINS] = tokens.positions_to_padded(width, dtype=layout[keys.BINS][0])
     return part

@@ -74,6 +74,15 @@ def test_float32_and_gradients_go_through_the_stock_modules(products, dtype, con
     assert found.requires_grad == (context is torch.enable_grad)
 
 
+def test_autocast_goes_through_the_stock_modules(products):
+    own, stock = intermediate("relu"), intermediate("relu")
+    use_own_products(own)
+    states = torch.randn(1, 9, 48).to(torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(own(states), stock(states))
+    assert products == []
+
+
 def test_an_adapter_on_the_dense_layer_is_not_passed_by(products):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     own = intermediate("relu", torch.bfloat16)

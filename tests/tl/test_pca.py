@@ -101,6 +101,14 @@ def test_probabilistic_has_a_likelihood_which_goes_with_it(adata):
     assert "X_geneformer_pca_log_likelihood" not in adata.obs
 
 
+def test_axes_of_genes_go_with_the_scores_that_take_their_key(adata):
+    gf.tl.pca(adata, n_comps=3, use_rep="X", key_added="p")
+    assert "p" in adata.varm
+    gf.tl.pca(adata, n_comps=3, key_added="p")
+    assert "p" not in adata.varm
+    assert adata.uns["p"]["params"]["use_rep"] == "X_geneformer"
+
+
 def test_scores_never_stand_beside_a_likelihood_of_other_ones(adata, monkeypatch):
     gf.tl.pca(adata, method="probabilistic", n_comps=4)
     before = adata.copy()
