@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 from scgeneformer._adata.counts import count_share, is_from_file, open_counts
 from scgeneformer._adata.frames import in_memory
@@ -20,6 +21,7 @@ from scgeneformer._adata.genes import (
     where_genes,
 )
 from scgeneformer._adata.kind import check_anndata
+from scgeneformer._adata.scale import evident_base
 from scgeneformer._adata.tokens import CellTokens
 from scgeneformer._engine.genes import is_ensembl, match_genes, species_of
 from scgeneformer._errors import DataError
@@ -200,9 +202,7 @@ def _counts(case: Case) -> Finding | None:
     except DataError as error:
         return Finding("counts", PROBLEM, _told(error), _find_counts(case))
     if _is_log(case.counts):
-        return Finding(
-            "counts", OK, f"{case.counts.name} holds log1p of normalised counts, which rank like the counts."
-        )
+        return _logarithms(case, case.counts)
     if _is_whole(case.counts):
         return Finding("counts", OK, f"{case.counts.name} holds counts.")
     return _fractions(case, case.counts)
@@ -216,8 +216,6 @@ def _find_counts(case: Case) -> str:
     if values is not None and not np.isfinite(values).all():
         data = "adata.X.data" if hasattr(case.adata.X, "indptr") else "adata.X"
         return f"{data} = numpy.nan_to_num({data}, posinf=0)  # if what is missing was not counted"
-    if values is not None and values.min(initial=0) >= 0:  # fractions
-        return "adata.uns['log1p'] = {'base': None}  # if they are log1p of normalised counts"
     return READ.format(why="adata.layers['counts'] = adata.X.copy() keeps the counts before they are scaled")
 
 
@@ -225,6 +223,18 @@ def _values(matrix: Any) -> np.ndarray | None:
     """The stored values of a matrix in memory."""
     values = getattr(matrix, "data", matrix) if hasattr(matrix, "indptr") else matrix
     return values if isinstance(values, np.ndarray) else None
+
+
+def _logarithms(case: Case, counts: Counts) -> Finding:
+    """Logarithms, or values that are taken for such."""
+    if "log1p" in case.adata.uns or evident_base(sp.vstack(list(counts.sample()), format="csr")) is not None:
+        return Finding("counts", OK, f"{counts.name} holds log1p of normalised counts, which rank like the counts.")
+    text = f"{counts.name} holds fractions that do not tell their scale: taken as log1p of normalised counts."
+    best = case.best_place()
+    if best is not None and _is_whole(best.counts):
+        return Finding("counts", NOTE, text, case.check_again(**best.parameters))
+    line = "adata.uns['log1p'] = {'base': None}  # if they are; else multiply them by 1e6, which changes no rank"
+    return Finding("counts", NOTE, text, line)
 
 
 def _fractions(case: Case, counts: Counts) -> Finding:

@@ -133,7 +133,7 @@ def open_counts(
     MissingKeyError
         If there is no such layer, or no raw.
     DataError
-        If the values are no counts and no log1p of counts (negative, NaN, infinite), or fractions that may be either.
+        If the values are no counts and no log1p of counts (negative, NaN, infinite).
     """
     if use_raw and counts_layer is not None:
         raise DataError(
@@ -201,7 +201,8 @@ def _known_rows(read: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
 def _log_base(counts: Counts) -> float:
     """Base of the logarithm of log1p values, NaN for counts and other linear scales.
 
-    Fractions are judged by their values; where these do not tell, the note that `sc.pp.log1p` leaves is believed.
+    Fractions are judged by their values; where these do not tell, the note that `sc.pp.log1p` leaves is believed, and
+    without it they are taken as log1p, because counts of fractions that small are rare; both with a warning.
     """
     blocks = list(counts.sample())
     for block in blocks:
@@ -213,22 +214,17 @@ def _log_base(counts: Counts) -> float:
     note = counts.adata.uns.get("log1p")
     noted = [] if note is None else [float(note.get("base") or np.e)]
     base = evident_base(values, tuple(dict.fromkeys([*noted, *LOG_BASES])))
-    fractions, linear = (
-        f"{counts.name} holds fractions, up to {largest:.3g}",
-        "multiply them by 1e6, which changes no rank",
-    )
+    fractions = f"{counts.name} holds fractions, up to {largest:.3g}"
     if base is not None:
         logg.info(f"{fractions}: taken as {'counts on another scale' if np.isnan(base) else LOG1P}")
         return base
-    fractions += ", that look like counts neither as they are nor as logarithms"
-    if not noted:
-        elsewhere = " or ".join(_elsewhere(counts))
-        raise DataError(
-            f"{fractions}: their scale cannot be told. If they are {LOG1P}, say so: adata.uns['log1p'] = "
-            f"{{'base': None}}; if they are no logarithms, {linear}{elsewhere and '; or name the counts: '}{elsewhere}."
-        )
-    logg.warning(f"{fractions}: taken as {LOG1P}, as adata.uns['log1p'] says. If they are no logarithms, {linear}.")
-    return noted[0]
+    because = "as adata.uns['log1p'] says" if noted else "as most such values are"
+    elsewhere = "".join(f", or name the counts: {place}" for place in _elsewhere(counts)[:1])
+    logg.warning(
+        f"{fractions}, that look like counts neither as they are nor as logarithms: taken as {LOG1P}, {because}. "
+        f"If they are no logarithms, multiply them by 1e6, which changes no rank{elsewhere}."
+    )
+    return noted[0] if noted else np.e
 
 
 def _as_csr(block: Any) -> sp.csr_matrix:

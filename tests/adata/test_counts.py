@@ -171,18 +171,18 @@ def test_fractions_that_are_counts_on_another_scale_are_no_logarithms(log):
     assert "WARNING" not in log()
 
 
-def test_fractions_that_may_be_either_are_refused_until_one_says_what_they_are(log):
+def test_fractions_that_may_be_either_are_taken_as_logarithms_with_a_warning(log):
     adata = make_adata()
-    adata.X = corrected()
-    text = r"adata\.X holds fractions.*scale cannot be told\. If they are log1p.*\{'base': None\}; if they are no log"
-    with pytest.raises(DataError, match=f"{text}.*multiply them by 1e6, which changes no rank\\.$"):
-        open_counts(adata)
-    adata.layers["counts"] = DENSE
-    with pytest.raises(DataError, match=r"; or name the counts: counts_layer='counts'\.$"):
-        open_counts(adata)
-    adata.X *= 1e6
+    adata.X = corrected() * np.float32(1e6)
     np.testing.assert_array_equal(read(open_counts(adata)), adata.X)
     assert log() == ""
+    adata.X = corrected()
+    np.testing.assert_allclose(read(open_counts(adata)), np.expm1(corrected()), rtol=1e-5)
+    assert "WARNING: adata.X holds fractions" in log()
+    assert "taken as log1p of normalised counts, as most such values are. If they are no logarithms, multiply" in log()
+    adata.layers["counts"] = DENSE
+    open_counts(adata)
+    assert log().rstrip().endswith("by 1e6, which changes no rank, or name the counts: counts_layer='counts'.")
     adata.X = corrected()
     adata.uns["log1p"] = {"base": 2}
     np.testing.assert_allclose(read(open_counts(adata)), 2.0 ** corrected() - 1, rtol=1e-5)

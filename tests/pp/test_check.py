@@ -113,13 +113,13 @@ def test_log_normalised_values_are_fine(adata, toy):
     assert "log1p" in str(report)
 
 
-def test_fractions_of_which_nobody_knows_the_scale_are_a_problem_until_it_is_said(adata, toy):
+def test_fractions_of_which_nobody_knows_the_scale_are_noted_until_it_is_said(adata, toy):
     shares = np.random.default_rng(0).uniform(0.7, 1, adata.shape).astype(np.float32)
     adata.X = adata.X.multiply(shares).log1p().tocsr()
     report = gf.pp.check(adata, toy)
-    assert level_of(report)["counts"] == "problem"
-    assert "neither as they are nor as logarithms: their scale cannot be told." in str(report)
-    assert gf.pp.check(run(remedy_of(report, "counts"), adata=adata)["adata"], toy).ok
+    assert level_of(report)["counts"] == "note"
+    assert "holds fractions that do not tell their scale: taken as log1p of normalised counts." in str(report)
+    assert level_of(gf.pp.check(run(remedy_of(report, "counts"), adata=adata)["adata"], toy))["counts"] == "ok"
 
 
 def test_fractions_are_noted_and_lengths_of_genes_can_be_taken_out(adata, toy):
