@@ -202,7 +202,7 @@ def _log_base(counts: Counts) -> float:
     """Base of the logarithm of log1p values, NaN for counts and other linear scales.
 
     Fractions are judged by their values; where these do not tell, the note that `sc.pp.log1p` leaves is believed, and
-    without it they are taken as log1p, because counts of fractions that small are rare; both with a warning.
+    without it they are taken as log1p with a warning, because counts of fractions that small are rare.
     """
     blocks = list(counts.sample())
     for block in blocks:
@@ -220,7 +220,7 @@ def _log_base(counts: Counts) -> float:
         return base
     because = "as adata.uns['log1p'] says" if noted else "as most such values are"
     elsewhere = "".join(f", or name the counts: {place}" for place in _elsewhere(counts)[:1])
-    logg.warning(
+    (logg.info if noted else logg.warning)(
         f"{fractions}, that look like counts neither as they are nor as logarithms: taken as {LOG1P}, {because}. "
         f"If they are no logarithms, multiply them by 1e6, which changes no rank{elsewhere}."
     )
