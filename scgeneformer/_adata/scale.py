@@ -30,10 +30,9 @@ def evident_base(values: sp.csr_matrix, bases: tuple[float, ...] = LOG_BASES) ->
     bases
         Those that come into question.
     """
-    values = values.copy()
+    values = values[:: max(1, values.shape[0] // N_CELLS)]
     values.eliminate_zeros()
-    filled = np.flatnonzero(np.diff(values.indptr))
-    values = values[filled[:: max(1, len(filled) // N_CELLS)]]
+    values = values[np.flatnonzero(np.diff(values.indptr))]
     starts, n = values.indptr[:-1], np.diff(values.indptr)
     found: list[tuple[float, float, int]] = []
     for base in (np.nan, *bases):
