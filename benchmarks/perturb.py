@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from embed import SHAPES, cell_lengths, config, vocabulary
 from transformers import BertForMaskedLM, BertModel
 
 from scgeneformer._engine.cost import choose_tokens_per_batch
+from scgeneformer._engine.device import matmul_precision, resolve_dtype
 from scgeneformer._engine.embedding import embed_cells
 from scgeneformer._engine.encoder import use_own_kernels
 from scgeneformer._engine.perturbation.perturbed_cells import Plan, cut_blocks
@@ -101,7 +103,7 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=48)
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 8])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", help="of our ways; 'tf32' on CUDA")
     parser.add_argument("--device", type=torch.device, default="cpu")
     args = parser.parse_args()
 
@@ -110,7 +112,7 @@ def main() -> None:
     full = BertForMaskedLM(settings).eval().to(args.device)
     bert = use_own_kernels(BertModel(config(args.shape), add_pooling_layer=False).eval())
     bert.load_state_dict(full.bert.state_dict())
-    bert.to(args.device, getattr(torch, args.dtype))
+    bert.to(args.device, resolve_dtype(args.dtype, args.device))
     genes, layer = vocabulary(settings.vocab_size, settings.max_position_embeddings), settings.num_hidden_layers - 1
     rng = np.random.default_rng(1)
     cells = []
@@ -118,10 +120,11 @@ def main() -> None:
         ids = rng.choice(np.arange(2, settings.vocab_size), n, replace=False).astype(np.int32)
         cells.append((ids, np.sort(rng.choice(ids, min(args.genes, n), replace=False))))
 
-    ways: dict[str, Callable[[], int]] = {
-        "scan": lambda: scan_way(bert, genes, cells, layer),
-        "embedding": lambda: embedding_way(bert, genes, cells, layer),
-    }
+    def ours(way: Callable[..., int]) -> int:
+        with matmul_precision(args.dtype):
+            return way(bert, genes, cells, layer)
+
+    ways: dict[str, Callable[[], int]] = {"scan": partial(ours, scan_way), "embedding": partial(ours, embedding_way)}
     ways |= {f"reference {b}": lambda b=b: reference_way(full, b, cells) for b in args.batches}
     rates = measure(ways, args.rounds)
     lengths = ", ".join(str(len(ids)) for ids, _ in cells)

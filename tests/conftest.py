@@ -21,7 +21,8 @@ settings.load_profile("package")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Other processes that tests start run the package that is tested here, whatever files are in the current folder.
-os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(gf.__file__).parents[1])}
+paths = [str(Path(gf.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
 # Threads that wait sleep: where processes share processors, those that spin keep the others from working.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # A script that starts the tests in the background has them ignore Ctrl-C, and all that they start.

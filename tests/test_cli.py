@@ -115,7 +115,7 @@ def test_embed_passes_its_options_on(path, cells, monkeypatch):
 
 def test_embed_says_first_how_long_it_takes(path, capsys):
     sc.settings.logfile = sys.stderr  # of capsys
-    call("embed", path, "-m", "mini", "--in-place")
+    call("embed", path, "-m", "mini", "--device", "cpu", "--in-place")
     assert "12 cells with mini on cpu in float32 take about" in capsys.readouterr().err
 
 

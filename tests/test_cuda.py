@@ -59,18 +59,58 @@ def test_every_layer_of_packed_cells_is_that_of_the_stock_model_cell_by_cell(dty
                 close(own.float().cpu().numpy(), expected[0].cpu().numpy(), dtype)
 
 
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dropout_over_padded_cells_drops_the_share_that_was_asked_for(dtype):
+@pytest.mark.parametrize(
+    ("kernel", "dtype"),
+    [("_flash", "bfloat16"), ("_flash", "float16"), ("_efficient", "float32"), ("_efficient", "float16")],
+)
+@pytest.mark.parametrize("width", [8, 32, 64])
+def test_attention_of_all_cells_at_once_and_its_gradients_are_those_of_each_cell(kernel, dtype, width):
+    generator = torch.Generator("cuda").manual_seed(0)
+    packed = pack(Tokens.from_lists([range(n) for n in (5, 1, 300, 64)]), "cuda")
+    parts = [torch.randn(1, 370, 3, width, generator=generator, device="cuda") for _ in range(3)]
+    results = []
+    for variant, numbers in ((attention._per_cell, "float32"), (getattr(attention, kernel), dtype)):
+        own = [x.to(getattr(torch, numbers)).requires_grad_() for x in parts]
+        out = variant(*(x.transpose(1, 2) for x in own), packed, width**-0.5, 0.0)
+        results.append([x.detach().float().cpu() for x in (out, *torch.autograd.grad(out.float().square().sum(), own))])
+    for one, other in zip(*results, strict=True):
+        close(other.flatten().numpy(), one.flatten().numpy(), dtype)
+
+
+DROPPING = [("_flash", "bfloat16"), ("_flash", "float16"), ("_padded", "float32"), ("_padded", "float16")]
+
+
+@pytest.mark.parametrize(("kernel", "dtype"), DROPPING)
+def test_dropout_drops_the_share_that_was_asked_for(kernel, dtype):
     packed = pack(Tokens.from_lists([range(n) for n in (256, 128)]), "cuda")
     query, key, value = (torch.full((1, 4, 384, 32), x, device="cuda", dtype=getattr(torch, dtype)) for x in (0, 0, 1))
     torch.manual_seed(0)
-    out = attention._padded(query, key, value, packed, 1.0, 0.25)[..., 0].float()  # share of equal weights kept
+    out = getattr(attention, kernel)(query, key, value, packed, 1.0, 0.25)[..., 0].float()  # share of weights kept
     assert abs(out.mean().item() - 1) < 0.01
     spread = torch.stack([out[0, :256].std(), out[0, 256:].std()]).cpu()
     torch.testing.assert_close(spread, (0.25 / 0.75 / torch.tensor([256.0, 128.0])).sqrt(), rtol=0.1, atol=0)
 
 
+@pytest.mark.parametrize(("kernel", "dtype"), DROPPING)
+def test_backward_the_same_weights_are_dropped(kernel, dtype):
+    generator = torch.Generator("cuda").manual_seed(0)
+    packed = pack(Tokens.from_lists([range(n) for n in (200, 100)]), "cuda")
+    query, key, value, other = (
+        torch.randn(1, 4, 300, 32, generator=generator, device="cuda").to(getattr(torch, dtype)).requires_grad_()
+        for _ in range(4)
+    )
+    results = []
+    for values in (value, other):
+        torch.manual_seed(1)
+        results.append(getattr(attention, kernel)(query, key, values, packed, 0.2, 0.25))
+    of_other = results[1].detach()
+    (of_value,) = torch.autograd.grad(results[0], value, of_other)
+    # the output is a linear map of the values, and the gradient its transpose, if both drop the same weights
+    expected, found = of_other.double().square().sum().item(), (of_value.double() * other).sum().item()
+    assert found == pytest.approx(expected, rel=1e-4 if dtype == "float32" else 1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_nothing_waits_for_the_device_while_batches_are_queued():
     vocabulary = make_vocabulary(600, input_size=512)
     bert = use_own_kernels(make_bert(vocabulary, width=64)).to("cuda", torch.bfloat16)

@@ -23,7 +23,7 @@ from scgeneformer._adata.genes import (
 from scgeneformer._adata.kind import check_anndata
 from scgeneformer._adata.scale import evident_base
 from scgeneformer._adata.tokens import CellTokens
-from scgeneformer._engine.genes import is_ensembl, match_genes, species_of
+from scgeneformer._engine.genes import is_ensembl, match_genes
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _genes(case: Case) -> Finding | None:
     except DataError as error:
         return _transposed(case) or Finding("genes", PROBLEM, _told(error), _name_genes(case))
     kind = "Ensembl IDs" if np.mean([is_ensembl(name) for name in case.genes.names]) > HALF else "symbols"
-    species = species_of(case.genes.names.tolist()) or "no sign of another species"
+    species = case.genes.species or "no sign of another species"
     others = f" and, for {n:,} genes without one, names in other columns" if (n := case.genes.n_filled) else ""
     return Finding("genes", OK, f"{kind} in {where_genes(case.genes.column)}{others}, {species}.")
 

@@ -44,6 +44,11 @@ class GeneMap:
     n_filled: int = 0
 
     @property
+    def species(self) -> str | None:
+        """Species that the names tell, see :func:`species_of`."""
+        return _species(tuple(self.names.tolist()))
+
+    @property
     def n_matched(self) -> int:
         """Number of genes the model knows."""
         return int((self.tokens >= 0).sum())
@@ -96,7 +101,7 @@ def matches(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = No
 
 def foreign_species(genes: GeneMap, vocabulary: Vocabulary) -> str | None:
     """Species of the genes, if their names tell it and the model knows no genes of it."""
-    theirs, ours = species_of(genes.names.tolist()), _species_in(vocabulary)
+    theirs, ours = genes.species, _species_in(vocabulary)
     return None if theirs is None or not ours or not ours.isdisjoint(theirs.split(" or ")) else theirs
 
 
@@ -154,7 +159,18 @@ def _are_ids(names: np.ndarray) -> bool:
 
 def _match(var: pd.DataFrame, column: str, vocabulary: Vocabulary) -> GeneMap:
     names = names_in(var, column)
-    return GeneMap(match_genes(names.tolist(), vocabulary), column, names)
+    return GeneMap(_tokens(tuple(names.tolist()), vocabulary).copy(), column, names)
+
+
+# One data set is used in call after call: its names are read once.
+@lru_cache(maxsize=16)
+def _tokens(names: tuple[str, ...], vocabulary: Vocabulary) -> np.ndarray:
+    return match_genes(names, vocabulary)
+
+
+@lru_cache(maxsize=16)
+def _species(names: tuple[str, ...]) -> str | None:
+    return species_of(names)
 
 
 def _choose(found: list[GeneMap]) -> GeneMap:
@@ -176,7 +192,7 @@ def _fill(chosen: GeneMap, found: list[GeneMap], vocabulary: Vocabulary) -> Gene
     if len(_species_in(vocabulary)) > 1:
         return chosen
     tokens, names = chosen.tokens, chosen.names
-    nameless = tokens < 0
+    nameless = (tokens < 0) & np.any([other.tokens >= 0 for other in found], axis=0)
     nameless[nameless] = [not is_ensembl(name) for name in names[nameless]]
     for other in found:
         taken = nameless & (tokens < 0) & (other.tokens >= 0) & ~np.isin(other.tokens, tokens)
@@ -202,7 +218,7 @@ def _check_species(genes: GeneMap, vocabulary: Vocabulary, var: pd.DataFrame) ->
 
 def _check_symbols(genes: GeneMap, vocabulary: Vocabulary) -> None:
     """Refuse symbols of one species where the model knows genes of others, too, which may have the same symbol."""
-    theirs, ours = (species_of(genes.names.tolist()) or "").split(" or "), _species_in(vocabulary)
+    theirs, ours = (genes.species or "").split(" or "), _species_in(vocabulary)
     if len(theirs) > 1 and not ours <= set(theirs):
         raise DataError(
             f"The genes in {where_genes(genes.column)} are symbols of {' or '.join(theirs)} (such as "

@@ -7,13 +7,13 @@ tokens of all cells of the batch. Every variant computes softmax(Q Kᵀ / sqrt(d
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from scgeneformer._engine.device import AMPERE
 from scgeneformer._engine.dropout_attention import dropout_attention
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 NAME = "scgeneformer_packed"
 QUERIES_AT_ONCE = 256
-HAS_VARLEN = find_spec("torch.nn.attention.varlen") is not None  # since torch 2.10
 HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 """Whether the processor has matrix units, which the fused attention of torch uses and small products do not."""
 
@@ -44,13 +43,16 @@ def packed_attention(
 
 def _variant(query: torch.Tensor, dropout: float):
     half = query.dtype in (torch.bfloat16, torch.float16)
+    if query.is_cuda:
+        together = query.shape[-1] % 8 == 0  # the widths that kernels over all cells are made for
+        if together and half and torch.cuda.get_device_capability(query.device) >= AMPERE:
+            return _flash
+        if dropout:
+            return _padded
+        return _efficient if together else _per_cell
     if dropout:
-        return _padded if query.is_cuda else _dropping
-    if not half:
-        return _per_cell
-    if query.is_cuda and HAS_VARLEN and query.shape[-1] % 8 == 0:  # what flash attention is made for
-        return _varlen
-    fused = query.is_cuda or query.requires_grad or (HAS_AMX and query.dtype == torch.bfloat16)
+        return _dropping
+    fused = not half or query.requires_grad or (HAS_AMX and query.dtype == torch.bfloat16)
     return _per_cell if fused else _matrix_products
 
 
@@ -88,20 +90,34 @@ def _matrix_products(query, key, value, packed, scaling, dropout):
     return out
 
 
-def _varlen(query, key, value, packed, scaling, dropout):
-    """Variable-length flash attention over the whole batch: CUDA in half precision."""
-    from torch.nn.attention.varlen import varlen_attn
+def _flash(query, key, value, packed, scaling, dropout):
+    """Flash attention (Dao 2023) over the whole batch: CUDA in half precision.
 
+    `torch.nn.attention.varlen`, the public name of this operator, knows no dropout.
+    """
     longest = max(packed.lengths)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (total, n_heads, d_head)
-    out = varlen_attn(q, k, v, packed.offsets, packed.offsets, longest, longest, scale=scaling)
-    return cast("torch.Tensor", out)[None]
+    places = packed.offsets, packed.offsets, longest, longest
+    out = torch.ops.aten._flash_attention_forward(q, k, v, *places, dropout, False, False, scale=scaling)[0]
+    return out[None]
+
+
+def _efficient(query, key, value, packed, scaling, dropout):
+    """Memory-efficient attention (Rabe and Staats 2021) over the whole batch: CUDA in float32, or before Ampere.
+
+    Without dropout alone: of packed cells, torch 2.11 drops other weights backward than forward.
+    """
+    longest = max(packed.lengths)
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (1, total, n_heads, d_head)
+    places, backward = (packed.offsets, packed.offsets, longest, longest), torch.is_grad_enabled()
+    run = torch.ops.aten._efficient_attention_forward
+    return run(q, k, v, None, *places, 0.0, 0, backward, scale=scaling)[0]
 
 
 def _padded(query, key, value, packed, scaling, dropout):
-    """One fused attention over all cells, padded to the longest: training on CUDA, which would wait for kernels.
+    """One fused attention over all cells, padded to the longest: training where flash attention does not run.
 
-    Variable-length attention knows no dropout, and a kernel for each cell and block is more than the host can launch.
+    A kernel for each cell and block is more than the host can launch.
     """
     places, mask = packed.padding  # (total,) and (n_cells, 1, 1, longest)
     n_cells, longest = len(mask), mask.shape[-1]

@@ -51,10 +51,10 @@ def species_of(names: Sequence[str]) -> str | None:
     kinds: dict[str, int] = {}
     for name in names:
         if match := _ENSEMBL.fullmatch(name.strip()):
-            species = SPECIES_OF_PREFIX.get(re.sub(r"\d+$", "", match[1].upper()), "another species")
+            species = SPECIES_OF_PREFIX.get(match[1].upper().rstrip("0123456789"), "another species")
         elif _RODENT_SYMBOL.fullmatch(name):
             species = "mouse or rat"
-        elif any(c.isalpha() for c in name):
+        elif any(map(str.isalpha, name)):
             species = ""
         else:
             continue
@@ -71,10 +71,10 @@ def match_genes(names: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
     without them ``NKX2-1`` cannot be told from a second ``NKX2``.
     """
     table = vocabulary.token_of_name
-    present = {normalise_name(name) for name in names} if any(map(is_ensembl, vocabulary.ensembl_ids[:1])) else set()
+    keys = [normalise_name(name) for name in names]
+    present = set(keys) if any(map(is_ensembl, vocabulary.ensembl_ids[:1])) else set()
     tokens = np.full(len(names), -1, dtype=np.int32)
-    for i, name in enumerate(names):
-        key = normalise_name(name)
+    for i, key in enumerate(keys):
         token = table.get(key)
         if token is None and (match := _MADE_UNIQUE.fullmatch(key)) and match[1] in present:
             token = table.get(match[1])

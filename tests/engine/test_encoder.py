@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,26 @@ def test_a_pooling_that_cannot_be_is_refused():
 def test_bfloat16_is_attended_by_the_fused_kernel_where_the_processor_has_amx(monkeypatch, amx, dtype, chosen):
     monkeypatch.setattr(attention, "HAS_AMX", amx)
     assert attention._variant(torch.zeros(1, 1, 1, 8, dtype=dtype), 0.0) is getattr(attention, chosen)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "generation", "dropout", "chosen"),
+    [
+        (torch.bfloat16, 64, (9, 0), 0.0, "_flash"),
+        (torch.float16, 64, (8, 0), 0.1, "_flash"),
+        (torch.float16, 64, (7, 5), 0.0, "_efficient"),
+        (torch.float16, 64, (7, 5), 0.1, "_padded"),
+        (torch.float32, 64, (9, 0), 0.0, "_efficient"),
+        (torch.float32, 64, (9, 0), 0.1, "_padded"),
+        (torch.float32, 4, (9, 0), 0.0, "_per_cell"),
+        (torch.bfloat16, 4, (9, 0), 0.0, "_per_cell"),
+        (torch.bfloat16, 4, (9, 0), 0.1, "_padded"),
+    ],
+)
+def test_a_gpu_attends_within_the_cells_by_what_it_can_run(monkeypatch, dtype, width, generation, dropout, chosen):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    query = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), dtype=dtype, shape=(1, 4, 300, width))
+    assert attention._variant(query, dropout) is getattr(attention, chosen)
 
 
 def test_attention_of_padded_cells_and_its_gradients_are_those_of_each_cell():

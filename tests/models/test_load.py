@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scgeneformer import models
+from scgeneformer import models, settings
 from scgeneformer._engine.encoder import hidden_states
 from scgeneformer._engine.packing import pack
 from scgeneformer._engine.tokens import Tokens
@@ -299,7 +299,8 @@ def test_the_vocabulary_loads_without_the_weights(checkpoint):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_auto_is_half_precision_on_cuda(checkpoint):  # pragma: no cover
+def test_auto_is_half_precision_on_cuda(checkpoint, monkeypatch):  # pragma: no cover
+    monkeypatch.setattr(settings, "dtype", "auto")
     model = models.load(checkpoint)
     assert (model.device, model.dtype.itemsize) == (torch.device("cuda", torch.cuda.current_device()), 2)
     assert {p.device for p in model.bert.parameters()} == {model.device}

@@ -248,7 +248,7 @@ def test_added_cls_is_learned_and_kept(tmp_path, toy):
     adata = make_adata()
     gf.tl.tokenize(adata, folder)
     assert set(adata.obsm["geneformer_tokens"][:, 0]) == {42}
-    gf.tl.embed_cells(adata, folder, pooling="cls", layer=-1)
+    gf.tl.embed_cells(adata, folder, pooling="cls", layer=-1, device="cpu")
     with torch.no_grad():
         logits = network.head(torch.from_numpy(adata.obsm["X_geneformer"])).numpy()
     np.testing.assert_allclose(run.task.predict(network, cells)[0], logits, atol=1e-6)
