@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scgeneformer import models, settings
+from scgeneformer import models
 from scgeneformer._engine.encoder import hidden_states
 from scgeneformer._engine.packing import pack
 from scgeneformer._engine.tokens import Tokens
