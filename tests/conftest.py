@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import scanpy as sc
+import toys
 from anndata.tests.helpers import assert_equal
 from hypothesis import settings
 from toys import Stop, make_adata, make_model, make_vocabulary
@@ -61,6 +62,12 @@ def _quiet():
     yield
     vars(gf.settings).update(ours)
     sc.settings.verbosity, sc.settings.logfile = before
+
+
+@pytest.fixture
+def quick_umap(monkeypatch):
+    """Without the import of umap; the README and the first tutorial have the real one."""
+    toys.quick_umap(monkeypatch.setattr)
 
 
 @pytest.fixture

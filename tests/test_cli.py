@@ -227,7 +227,10 @@ def test_python_m_scgeneformer_is_the_command(cells, tmp_path):
     failed = python("check", tmp_path / "none.h5ad", "--model", "mini")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == f"Error: There is no file {tmp_path / 'none.h5ad'}.\n"
-    assert python("--version").stdout.strip() == gf.__version__
+
+
+def test_version_is_that_of_the_package():
+    assert call("--version").stdout.strip() == gf.__version__
 
 
 def test_help_does_not_import_torch():
@@ -249,6 +252,7 @@ def test_neighbour_agreement_by_hand():
     assert neighbour_agreement(points, labels, 3) == 1 / 3
 
 
+@pytest.mark.usefixtures("quick_umap")
 def test_the_demo_writes_what_it_says(tmp_path):
     summary = run(tmp_path)
     assert matplotlib.image.imread(tmp_path / "figures" / "demo_umap.png").shape[:2] == (1350, 2100)

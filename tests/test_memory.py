@@ -13,7 +13,7 @@ from toys import make_model
 
 import scgeneformer as gf
 
-N_GENES, PER_CELL = 2000, 150
+N_GENES, PER_CELL = 2000, 100
 STATUS = Path("/proc/self/status")
 needs_status = pytest.mark.skipif(not STATUS.exists(), reason="needs /proc/self/status")
 
@@ -84,7 +84,7 @@ def write_cells(path: Path, n_cells: int, kind: str) -> Path:
 def test_peak_memory_is_the_same_for_20_000_and_100_000_cells(tmp_path, suffix, kind, how):
     if how == "lazily":
         pytest.importorskip("xarray")
-    model = make_model(n_genes=N_GENES, input_size=64, n_blocks=2)
+    model = make_model(n_genes=N_GENES, input_size=32, n_blocks=2)
     gf.models.save(model, tmp_path / "model")
     first = write_cells(tmp_path / f"first.{suffix}", 5_000, kind)
     peaks = []

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
+import toys
 
 import scgeneformer as gf
 
@@ -242,6 +243,7 @@ def figures(monkeypatch):
     plt.close("all")
 
 
+@pytest.mark.usefixtures("quick_umap")
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_doctests_of_public_functions_and_classes_run(name, tmp_path, monkeypatch, figures):
     """All have examples, and those of plots draw one figure."""
@@ -317,9 +319,12 @@ def test_links_lead_somewhere(path):
 @pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # scanpy's use of matplotlib
 @pytest.mark.usefixtures("figures")
 def test_examples_on_pages_run(path, tmp_path, monkeypatch):
-    """The python blocks of a page run one after the other, on the demonstration model and 12 cells of each type."""
+    """The python blocks of a page run one after the other, on the demonstration model and few cells of each type."""
+    n = 12 if path.name in ("README.md", "differential-context.md") else 8  # those compare groups of cells
+    if path.name != "README.md":
+        toys.quick_umap(monkeypatch.setattr)
     cells = gf.datasets.pbmc68k()
-    few = cells[cells.obs.groupby("cell_type", observed=True).cumcount() < 12]  # all those of rare types
+    few = cells[cells.obs.groupby("cell_type", observed=True).cumcount() < n]  # all those of rare types
     monkeypatch.setattr(gf.datasets, "pbmc68k", few.copy)
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}

@@ -91,5 +91,22 @@ def make_model(
     return Model("toy", "tests", "", "0" * 64, vocabulary, bert, torch.device("cpu"), torch.float32, Path())
 
 
+def quick_umap(put=setattr):
+    """Let scanpy place points by forces between neighbors: to import umap takes 15 s of compilation in each process.
+
+    `put` sets an attribute of a module, as that of `monkeypatch` does.
+    """
+    from functools import partial
+
+    import scanpy as sc
+
+    def umap(adata, *, random_state=0, neighbors_key=None):
+        sc.tl.draw_graph(adata, layout="fr", random_state=random_state, neighbors_key=neighbors_key)
+        adata.obsm["X_umap"] = adata.obsm.pop("X_draw_graph_fr")
+
+    put(sc.pp, "neighbors", partial(sc.pp.neighbors, method="gauss"))
+    put(sc.tl, "umap", umap)
+
+
 class Stop(BaseException):
     """What a kill looks like from inside."""

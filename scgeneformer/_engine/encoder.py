@@ -58,7 +58,7 @@ def new_bert(config: BertConfig) -> BertModel:
 
     bert = BertModel(config, add_pooling_layer=False)
     if not getattr(config, "embedding_norm", True):
-        bert.embeddings.LayerNorm = torch.nn.Identity()  # type: ignore[assignment]
+        bert.embeddings.LayerNorm = torch.nn.Identity()
     return use_own_kernels(bert)
 
 

@@ -68,6 +68,9 @@ class PackedTrainer(Trainer):
         Gives loss, accuracy and what else there is of a data set.
     """
 
+    optimizer: Any
+    control: Any
+
     def __init__(
         self,
         network: Network,

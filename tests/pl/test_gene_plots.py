@@ -41,6 +41,7 @@ def done(computed):
     assert_equal(computed, before)
 
 
+pytestmark = pytest.mark.usefixtures("quick_umap")
 PLOTS = {"gene_embedding": gf.pl.gene_embedding, "gene_context": gf.pl.gene_context}
 
 

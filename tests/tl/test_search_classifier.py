@@ -66,7 +66,7 @@ def test_test_cells_have_no_part_in_it(cells, toy):
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 def test_metrics_that_are_better_when_larger(cells, toy, metric):
     space = {"learning_rate": [1e-12, 0.03]}
-    found = gf.tl.search_classifier(cells, "kind", toy, space=space, n_trials=4, metric=metric, epochs=4)
+    found = gf.tl.search_classifier(cells, "kind", toy, space=space, n_trials=3, metric=metric, epochs=2)
     column = found.trials[f"validation_{metric}"]
     assert column.between(0, 1).all()
     assert column[found.trials["learning_rate"] == found.recipe.learning_rate].max() == column.max()
