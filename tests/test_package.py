@@ -7,6 +7,8 @@ import doctest
 import importlib
 import inspect
 import itertools
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -105,10 +107,45 @@ def each_function(*packages: str):
 # --- import cost and layering ---------------------------------------------------------------------------------------
 
 
-def test_import_loads_neither_torch_nor_transformers():
-    code = "import scgeneformer, sys; print(*({'torch', 'transformers'} & set(sys.modules)))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert loaded == []
+FRESH = """
+import contextlib, io, json, sys
+import scanpy
+
+def loaded():
+    return {"torch", "transformers"} & set(sys.modules)
+
+before = loaded()  # anndata 0.11 loads torch by itself
+import scgeneformer as gf
+told = {"import": [*(loaded() - before)], "model": gf.settings.model}
+gf.models.available()
+told["available"] = [*(loaded() - before)]
+from scgeneformer.cli import app
+with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+    app(["--help"])
+print(json.dumps(told | {"help": [*(loaded() - before)], "shown": shown.getvalue()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """What a new process tells that has just imported the package, with a model named by its environment."""
+    variables = os.environ | {"SCGENEFORMER_MODEL": "mini"}
+    done = subprocess.run([sys.executable, "-c", FRESH], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("step", ["import", "available", "help"])
+def test_neither_import_nor_list_of_models_nor_help_loads_torch_or_transformers(fresh, step):
+    assert fresh[step] == []
+
+
+def test_help_names_the_commands(fresh):
+    assert all(command in fresh["shown"] for command in ("demo", "models", "download", "check", "tokenize", "embed"))
+
+
+def test_variables_are_read_at_import(fresh):
+    assert fresh["model"] == "mini"
 
 
 @each_module

@@ -82,7 +82,7 @@ def test_a_tutorial_runs_within_its_time_and_without_network(tutorial, tmp_path)
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_a_tutorial_runs_in_short(tutorial, tmp_path):
-    """With fewer cells and epochs, and, but for the first, without the import of umap."""
+    """With fewer cells and epochs, and without the import of umap."""
     notebook = read(tutorial)
     code = [cell for cell in notebook.cells if cell["cell_type"] == "code"]
     for text, shorter in SHORTER[tutorial.stem].items():
@@ -90,9 +90,6 @@ def test_a_tutorial_runs_in_short(tutorial, tmp_path):
         assert found, f"{text} is not in the tutorial any more"
         for cell in found:
             cell["source"] = cell["source"].replace(text, shorter)
-    if tutorial != TUTORIALS[0]:
-        here = str(Path(__file__).parent)
-        code[0]["source"] = (
-            f"import sys; sys.path.append({here!r}); import toys; toys.quick_umap()\n{code[0]['source']}"
-        )
+    here, first = str(Path(__file__).parent), code[0]
+    first["source"] = f"import sys; sys.path.append({here!r}); import toys; toys.quick_umap()\n{first['source']}"
     execute(notebook, tmp_path)
