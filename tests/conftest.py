@@ -66,7 +66,7 @@ def _quiet():
 
 @pytest.fixture
 def quick_umap(monkeypatch):
-    """Without the import of umap; the README and the demo have the real one."""
+    """Without the import of umap; the example of the README, the demo in .ci/run and the full tutorials have it."""
     toys.quick_umap(monkeypatch.setattr)
 
 

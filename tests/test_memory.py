@@ -13,7 +13,7 @@ from toys import make_model
 
 import scgeneformer as gf
 
-N_GENES, PER_CELL = 2000, 100
+N_GENES, PER_CELL = 2000, 150
 STATUS = Path("/proc/self/status")
 needs_status = pytest.mark.skipif(not STATUS.exists(), reason="needs /proc/self/status")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
+import threading
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,11 @@ from scgeneformer._engine.genes import is_ensembl, match_genes, species_of
 from scgeneformer._errors import DataError, missing_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scgeneformer._engine.vocabulary import Vocabulary
 
+T = TypeVar("T")
 INDEX = "var_names"
 ID_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "ensembl", "ensembl_gene_id", "feature_id")
 SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_names", "gene_name", "symbol", "symbols", "feature_name")
@@ -46,7 +50,7 @@ class GeneMap:
     @property
     def species(self) -> str | None:
         """Species that the names tell, see :func:`species_of`."""
-        return _species(tuple(self.names.tolist()))
+        return _once(_species, self.names, species_of)
 
     @property
     def n_matched(self) -> int:
@@ -101,7 +105,7 @@ def matches(var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None = No
 
 def foreign_species(genes: GeneMap, vocabulary: Vocabulary) -> str | None:
     """Species of the genes, if their names tell it and the model knows no genes of it."""
-    theirs, ours = genes.species, _species_in(vocabulary)
+    theirs, ours = genes.species, vocabulary.species
     return None if theirs is None or not ours or not ours.isdisjoint(theirs.split(" or ")) else theirs
 
 
@@ -159,18 +163,28 @@ def _are_ids(names: np.ndarray) -> bool:
 
 def _match(var: pd.DataFrame, column: str, vocabulary: Vocabulary) -> GeneMap:
     names = names_in(var, column)
-    return GeneMap(_tokens(tuple(names.tolist()), vocabulary).copy(), column, names)
+    tokens = _once(_tokens.setdefault(vocabulary, {}), names, lambda names: match_genes(names, vocabulary))
+    return GeneMap(tokens.copy(), column, names)
 
 
-# One data set is used in call after call: its names are read once.
-@lru_cache(maxsize=16)
-def _tokens(names: tuple[str, ...], vocabulary: Vocabulary) -> np.ndarray:
-    return match_genes(names, vocabulary)
+KEPT = 8
+_tokens: WeakKeyDictionary[Vocabulary, dict[bytes, np.ndarray]] = WeakKeyDictionary()
+_species: dict[bytes, str | None] = {}
+_lock = threading.Lock()
 
 
-@lru_cache(maxsize=16)
-def _species(names: tuple[str, ...]) -> str | None:
-    return species_of(names)
+def _once(kept: dict[bytes, T], names: np.ndarray, read: Callable[[list[str]], T]) -> T:
+    """What is read of names, once for the same ones: a data set is used in call after call. The last few are kept."""
+    key = hashlib.sha256(f"{names.dtype}".encode() + names.tobytes()).digest()
+    with _lock:
+        if key in kept:
+            return kept[key]
+    found = read(names.tolist())
+    with _lock:
+        kept[key] = found
+        for old in [*kept][:-KEPT]:
+            del kept[old]
+    return found
 
 
 def _choose(found: list[GeneMap]) -> GeneMap:
@@ -189,7 +203,7 @@ def _fill(chosen: GeneMap, found: list[GeneMap], vocabulary: Vocabulary) -> Gene
     the column gives to a gene is not given to a second one, whose symbol must be an alias (AGO2 and CASC7). Symbols do
     not tell the species, and are not taken where the model knows several.
     """
-    if len(_species_in(vocabulary)) > 1:
+    if len(vocabulary.species) > 1:
         return chosen
     tokens, names = chosen.tokens, chosen.names
     nameless = (tokens < 0) & np.any([other.tokens >= 0 for other in found], axis=0)
@@ -204,7 +218,7 @@ def _check_species(genes: GeneMap, vocabulary: Vocabulary, var: pd.DataFrame) ->
     theirs = foreign_species(genes, vocabulary)
     if theirs is None:
         return
-    known, column = " and ".join(sorted(_species_in(vocabulary))), other_column(var, vocabulary)
+    known, column = " and ".join(sorted(vocabulary.species)), other_column(var, vocabulary)
     raise DataError(
         f"The genes in {where_genes(genes.column)} are those of {theirs} (such as {str(genes.names[0])!r}), and the "
         f"model knows those of {known}; names that are alike are no orthologs. "
@@ -218,26 +232,13 @@ def _check_species(genes: GeneMap, vocabulary: Vocabulary, var: pd.DataFrame) ->
 
 def _check_symbols(genes: GeneMap, vocabulary: Vocabulary) -> None:
     """Refuse symbols of one species where the model knows genes of others, too, which may have the same symbol."""
-    theirs, ours = (genes.species or "").split(" or "), _species_in(vocabulary)
+    theirs, ours = (genes.species or "").split(" or "), vocabulary.species
     if len(theirs) > 1 and not ours <= set(theirs):
         raise DataError(
             f"The genes in {where_genes(genes.column)} are symbols of {' or '.join(theirs)} (such as "
             f"{str(genes.names[0])!r}), and the model knows genes of {' and '.join(sorted(ours))}: symbols do not tell "
             "them apart. Name a column of adata.var with Ensembl IDs: gene_ids='<column>'."
         )
-
-
-@lru_cache(maxsize=8)
-def _species_in(vocabulary: Vocabulary) -> frozenset[str]:
-    """Every species whose Ensembl IDs the vocabulary has; several if it was extended.
-
-    Where symbols are its IDs, as in those of scGPT, the one that their spelling tells.
-    """
-    ids = vocabulary.ensembl_ids.tolist()
-    if ids == vocabulary.symbols.tolist():
-        return frozenset({species_of(ids) or "human"})
-    prefixes = {re.sub(r"\d+$", "", one): one for one in ids}
-    return frozenset(found for one in prefixes.values() if is_ensembl(one) and (found := species_of([one])))
 
 
 def _too_few(genes: GeneMap, var: pd.DataFrame, vocabulary: Vocabulary, gene_ids: str | None) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.backends.cuda import is_flash_attention_available
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "scgeneformer_packed"
 QUERIES_AT_ONCE = 256
+HALF = (torch.bfloat16, torch.float16)
 HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 """Whether the processor has matrix units, which the fused attention of torch uses and small products do not."""
 
@@ -42,18 +44,24 @@ def packed_attention(
 
 
 def _variant(query: torch.Tensor, dropout: float):
-    half = query.dtype in (torch.bfloat16, torch.float16)
     if query.is_cuda:
-        together = query.shape[-1] % 8 == 0  # the widths that kernels over all cells are made for
-        if together and half and torch.cuda.get_device_capability(query.device) >= AMPERE:
-            return _flash
-        if dropout:
-            return _padded
-        return _efficient if together else _per_cell
+        return _on_cuda(query, dropout)
     if dropout:
         return _dropping
+    half = query.dtype in HALF
     fused = not half or query.requires_grad or (HAS_AMX and query.dtype == torch.bfloat16)
     return _per_cell if fused else _matrix_products
+
+
+def _on_cuda(query: torch.Tensor, dropout: float):
+    """Flash attention where it runs, else memory-efficient attention, which knows no bfloat16 before Ampere."""
+    width, new = query.shape[-1], torch.cuda.get_device_capability(query.device) >= AMPERE
+    together = width % 8 == 0  # the widths that kernels over all cells are made for
+    if together and width <= 256 and new and query.dtype in HALF and is_flash_attention_available():
+        return _flash
+    if dropout:
+        return _padded
+    return _efficient if together and (new or query.dtype != torch.bfloat16) else _per_cell
 
 
 def _per_cell(query, key, value, packed, scaling, dropout):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer._engine.encodings import Encoding, RankValue, encoding_from_dict, encoding_to_dict
+from scgeneformer._engine.genes import is_ensembl, species_of
 from scgeneformer._engine.tokens import LAST
 from scgeneformer._errors import ModelError
 from scgeneformer._foreign import MOST_TEXT, read_bytes, read_json
@@ -98,6 +99,18 @@ class Vocabulary:
     def n_tokens(self) -> int:
         """Number of tokens, special ones included: the rows of the model's embedding matrix."""
         return int(max(self.tokens.max(initial=-1), max(self.special.values(), default=-1))) + 1
+
+    @cached_property
+    def species(self) -> frozenset[str]:
+        """Every species whose Ensembl IDs are here; several if the vocabulary was extended.
+
+        Where symbols are the IDs, as in those of scGPT, the one that their spelling tells.
+        """
+        ids = self.ensembl_ids.tolist()
+        if ids == self.symbols.tolist():
+            return frozenset({species_of(ids) or "human"})
+        prefixes = {one.rstrip("0123456789"): one for one in ids}
+        return frozenset(found for one in prefixes.values() if is_ensembl(one) and (found := species_of([one])))
 
     @property
     def cls_token(self) -> int | None:

@@ -68,7 +68,7 @@ class PackedTrainer(Trainer):
         Gives loss, accuracy and what else there is of a data set.
     """
 
-    optimizer: Any
+    optimizer: Any  # of the base class, which mypy does not read
     control: Any
 
     def __init__(

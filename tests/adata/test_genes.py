@@ -1,10 +1,13 @@
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from toys import make_vocabulary
+from toys import make_adata, make_vocabulary
 
+from scgeneformer._adata import genes
 from scgeneformer._adata.genes import map_genes
 from scgeneformer._engine.genes import match_genes, normalise_name, species_of
 from scgeneformer._errors import DataError, MissingKeyError
@@ -195,3 +198,36 @@ def test_no_gene_of_real_cells_is_lost_where_ids_are_missing(shared, published):
 def test_no_genes_are_refused_in_words():
     with pytest.raises(DataError, match="Only 0 of 0 genes"):
         map_genes(pd.DataFrame(index=pd.Index([], dtype=str)), VOCABULARY)
+
+
+# --- names are read once --------------------------------------------------------------------------------------------
+
+
+def test_the_same_names_are_read_once_for_each_vocabulary(monkeypatch):
+    read = []
+    monkeypatch.setattr(genes, "match_genes", lambda names, known: read.append(known) or match_genes(names, known))
+    var, one, other = make_adata().var, make_vocabulary(), make_vocabulary(30)
+    first = map_genes(var, one)
+    n = len(read)
+    first.tokens[:] = -1  # its own
+    again = map_genes(var.copy(), one)
+    assert (len(read), again.n_matched) == (n, 40)
+    assert map_genes(var, other).n_matched == 30
+    assert map_genes(var.rename(index={"G0": "X"}), one).n_matched == 40
+    assert len(read) > 2 * n
+
+
+def test_a_vocabulary_that_is_gone_is_not_kept():
+    vocabulary = make_vocabulary()
+    map_genes(make_adata().var, vocabulary)
+    gone = weakref.ref(vocabulary)
+    del vocabulary
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_last_names_are_kept_and_no_more():
+    kept: dict[bytes, str] = {}
+    for i in range(3 * genes.KEPT):
+        assert genes._once(kept, np.array([f"G{i}"]), ",".join) == f"G{i}"
+    assert list(kept.values()) == [f"G{i}" for i in range(2 * genes.KEPT, 3 * genes.KEPT)]

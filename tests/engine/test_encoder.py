@@ -172,12 +172,23 @@ def test_bfloat16_is_attended_by_the_fused_kernel_where_the_processor_has_amx(mo
         (torch.float32, 4, (9, 0), 0.0, "_per_cell"),
         (torch.bfloat16, 4, (9, 0), 0.0, "_per_cell"),
         (torch.bfloat16, 4, (9, 0), 0.1, "_padded"),
+        (torch.bfloat16, 64, (7, 5), 0.0, "_per_cell"),
+        (torch.bfloat16, 320, (9, 0), 0.0, "_efficient"),
     ],
 )
 def test_a_gpu_attends_within_the_cells_by_what_it_can_run(monkeypatch, dtype, width, generation, dropout, chosen):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    monkeypatch.setattr(attention, "is_flash_attention_available", lambda: True)
     query = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), dtype=dtype, shape=(1, 4, 300, width))
     assert attention._variant(query, dropout) is getattr(attention, chosen)
+
+
+def test_a_build_of_torch_without_flash_attention_does_without(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(attention, "is_flash_attention_available", lambda: False)
+    query = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), dtype=torch.float16, shape=(1, 4, 300, 64))
+    assert attention._variant(query, 0.0) is attention._efficient
+    assert attention._variant(query, 0.1) is attention._padded
 
 
 def test_attention_of_padded_cells_and_its_gradients_are_those_of_each_cell():
