@@ -11,6 +11,8 @@ import pytest
 TUTORIALS = sorted((Path(__file__).resolve().parents[1] / "tutorials").glob("*.ipynb"))
 SECONDS = 600  # of two processors that have other work, too; alone they take a sixth of it, beside six others half
 MEGABYTES = 1.5
+HERE = str(Path(__file__).parent)
+BEGIN = "import os, sys; os.chdir({!r}); sys.path.append({!r}); import toys; toys.quick_umap()"
 SHORTER = {
     "01_embed": {"pbmc68k()": "pbmc68k()[::3].copy()", "n_folds=5": "n_folds=2"},
     "02_genes": {"groups=kinds": "groups=kinds[:2]"},
@@ -26,10 +28,8 @@ SHORTER = {
     "06_train_your_own": {'"epochs": 5': '"epochs": 1'},
 }
 
-pytestmark = [
-    pytest.mark.skipif(not TUTORIALS, reason="only the installed package is here"),
-    pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem),
-]
+pytestmark = pytest.mark.skipif(not TUTORIALS, reason="only the installed package is here")
+each = pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
 
 
 def outputs(tutorial: Path) -> list[dict]:
@@ -38,6 +38,7 @@ def outputs(tutorial: Path) -> list[dict]:
     return [output for cell in cells for output in cell.get("outputs", [])]
 
 
+@each
 def test_a_tutorial_was_run_from_top_to_bottom(tutorial):
     cells = json.loads(tutorial.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
@@ -45,6 +46,7 @@ def test_a_tutorial_was_run_from_top_to_bottom(tutorial):
     assert any("image/png" in output.get("data", {}) for output in outputs(tutorial))
 
 
+@each
 def test_a_tutorial_shows_no_error_no_log_and_no_folder_of_the_machine_it_was_run_on(tutorial):
     kinds = {(output["output_type"], output.get("name")) for output in outputs(tutorial)}
     assert kinds <= {("stream", "stdout"), ("display_data", None), ("execute_result", None)}
@@ -53,6 +55,7 @@ def test_a_tutorial_shows_no_error_no_log_and_no_folder_of_the_machine_it_was_ru
     assert [folder for folder in ("/tmp", "/home", "/root", "/work", "/Users", "site-packages") if folder in text] == []
 
 
+@each
 def test_a_tutorial_is_small(tutorial):
     assert tutorial.stat().st_size < MEGABYTES * 1e6
 
@@ -73,6 +76,7 @@ def read(tutorial: Path):
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # of the notebook client and its loop
+@each
 def test_a_tutorial_runs_within_its_time_and_without_network(tutorial, tmp_path):
     start = time.monotonic()
     execute(read(tutorial), tmp_path)
@@ -81,15 +85,23 @@ def test_a_tutorial_runs_within_its_time_and_without_network(tutorial, tmp_path)
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
-def test_a_tutorial_runs_in_short(tutorial, tmp_path):
-    """With fewer cells and epochs, and without the import of umap."""
-    notebook = read(tutorial)
+def test_tutorials_run_in_short(tmp_path):
+    """With fewer cells and epochs, without the import of umap, one after the other in one process."""
+    nbformat = pytest.importorskip("nbformat", reason='needs the extra "docs"')
+    notebook = nbformat.v4.new_notebook()
+    for tutorial in TUTORIALS:
+        (folder := tmp_path / tutorial.stem).mkdir()
+        notebook.cells += [nbformat.v4.new_code_cell(text) for text in ("%reset -f", BEGIN.format(str(folder), HERE))]
+        notebook.cells += shortened(read(tutorial), SHORTER[tutorial.stem])
+    execute(notebook, tmp_path)
+
+
+def shortened(notebook, shorter: dict[str, str]) -> list:
+    """Its code, each text replaced by another."""
     code = [cell for cell in notebook.cells if cell["cell_type"] == "code"]
-    for text, shorter in SHORTER[tutorial.stem].items():
+    for text, other in shorter.items():
         found = [cell for cell in code if text in cell["source"]]
         assert found, f"{text} is not in the tutorial any more"
         for cell in found:
-            cell["source"] = cell["source"].replace(text, shorter)
-    here, first = str(Path(__file__).parent), code[0]
-    first["source"] = f"import sys; sys.path.append({here!r}); import toys; toys.quick_umap()\n{first['source']}"
-    execute(notebook, tmp_path)
+            cell["source"] = cell["source"].replace(text, other)
+    return code
