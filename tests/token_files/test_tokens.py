@@ -202,6 +202,20 @@ def test_what_needs_counts_says_so(read, model):
     assert "tokens that were read from a file stand in for the counts" in str(gf.pp.check(read, model))
 
 
+def test_two_columns_of_one_name_are_refused(adata, toy, path):
+    import pyarrow as pa
+    import pyarrow.ipc
+
+    gf.datasets.write_tokens(adata, path, toy)
+    (file,) = path.glob("*.arrow")
+    table = pa.ipc.open_stream(file.read_bytes()).read_all()
+    table = table.rename_columns(["donor" if name == "cell_type" else name for name in table.column_names])
+    with pa.ipc.new_stream(str(file), table.schema) as stream:
+        stream.write_table(table)
+    with pytest.raises(DataError, match=r"cells.dataset has several columns 'donor'\. Rename or remove all but one"):
+        gf.datasets.read_tokens(path, toy)
+
+
 def test_another_model_is_refused(adata, toy, path):
     gf.datasets.write_tokens(adata, path, toy)
     read = gf.datasets.read_tokens(path, toy)

@@ -199,10 +199,12 @@ def _open_table(path: Path) -> Any:
             raise DataError(f"{path / STATE} names {outside[0]!r}, which is no file of this folder. Nothing was read.")
         files = [path / name for name in names]
         table = pa.concat_tables([pyarrow.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files])
-        _ = table.column_names  # which must be text
-        return table
+        columns = table.column_names  # which must be text
     except (OSError, KeyError, TypeError, UnicodeDecodeError, MemoryError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {error}. Is the folder complete?") from error
+    if twice := [name for i, name in enumerate(columns) if name in columns[:i]]:
+        raise DataError(f"{path} has several columns {twice[0]!r}. Rename or remove all but one of them.")
+    return table
 
 
 def _read_state(path: Path, name: str) -> dict[str, Any]:
