@@ -52,7 +52,7 @@ def from_arrow(column: Any, names: Sequence[str] = ()) -> np.ndarray | pd.api.ex
     import pyarrow.types as t
 
     if len(names):
-        codes: np.ndarray = column.fill_null(-1).to_numpy().astype(np.int64)
+        codes: np.ndarray = column.cast("int64").fill_null(-1).to_numpy()
         return pd.Categorical.from_codes(codes, pd.Index(names))
     if t.is_temporal(column.type):
         column = column.cast(pa.string())
