@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import signal
 import sys
 from typing import Annotated
@@ -48,4 +50,5 @@ def common(
 def main() -> None:
     """Run the command line; a termination signal lets it remove its temporary files."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    atexit.register(gc.freeze)  # else Python looks through all modules for garbage once more: more than a second
     app()

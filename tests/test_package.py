@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
-import toys
 
 import scgeneformer as gf
 
@@ -349,21 +348,35 @@ def test_links_lead_somewhere(path):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.fixture
+def run_page(tmp_path, monkeypatch, figures):
+    """Function that runs the python blocks of a page, one after the other, on few cells of each type."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(path: Path) -> None:
+        n = 12 if path.name in ("README.md", "differential-context.md") else 8  # those compare groups of cells
+        cells = gf.datasets.pbmc68k()
+        few = cells[cells.obs.groupby("cell_type", observed=True).cumcount() < n]  # all those of rare types
+        monkeypatch.setattr(gf.datasets, "pbmc68k", few.copy)
+        space: dict[str, object] = {}
+        for block in code_blocks(path.read_text(encoding="utf-8"), "python"):
+            exec(compile(block, path.name, "exec"), space)
+
+    return run
+
+
 @in_checkout
 @pytest.mark.parametrize(
     "path", [p for p in DOCS if "```python" in p.read_text(encoding="utf-8")], ids=lambda p: p.name
 )
 @pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # scanpy's use of matplotlib
-@pytest.mark.usefixtures("figures")
-def test_examples_on_pages_run(path, tmp_path, monkeypatch):
-    """The python blocks of a page run one after the other, on the demonstration model and few cells of each type."""
-    n = 12 if path.name in ("README.md", "differential-context.md") else 8  # those compare groups of cells
-    if path.name != "README.md":
-        toys.quick_umap(monkeypatch.setattr)
-    cells = gf.datasets.pbmc68k()
-    few = cells[cells.obs.groupby("cell_type", observed=True).cumcount() < n]  # all those of rare types
-    monkeypatch.setattr(gf.datasets, "pbmc68k", few.copy)
-    monkeypatch.chdir(tmp_path)
-    space: dict[str, object] = {}
-    for block in code_blocks(path.read_text(encoding="utf-8"), "python"):
-        exec(compile(block, path.name, "exec"), space)
+@pytest.mark.usefixtures("quick_umap")
+def test_examples_on_pages_run(path, run_page):
+    run_page(path)
+
+
+@in_checkout
+@pytest.mark.long  # half a minute of compilation
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")
+def test_the_readme_runs_with_the_real_umap(run_page):
+    run_page(ROOT / "README.md")
