@@ -166,8 +166,10 @@ def test_an_interrupt_while_a_model_is_loaded_leaves_the_cache_usable(folder):
 # --- processes ------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import multiprocessing
+import atexit, gc, multiprocessing
 import numpy as np
+
+atexit.register(gc.freeze)  # ends at once
 
 def embed(_):
     import scgeneformer as gf

@@ -18,6 +18,9 @@ STATUS = Path("/proc/self/status")
 needs_status = pytest.mark.skipif(not STATUS.exists(), reason="needs /proc/self/status")
 
 PEAK = """
+import atexit, gc
+atexit.register(gc.freeze)  # ends at once
+
 def peak():  # of this process since the last reset; what getrusage tells begins with that of its parent
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 

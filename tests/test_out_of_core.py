@@ -56,13 +56,14 @@ class Shell:
 
     def __init__(self, log):
         self.log = log
+        one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # others do not live on where it forks
         self.server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},  # threads do not live on where it forks
+            env=os.environ | one_thread,
         )
         self._line()  # it is ready
 

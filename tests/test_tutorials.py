@@ -17,15 +17,19 @@ SHORTER = {
     "01_embed": {"pbmc68k()": "pbmc68k()[::3].copy()", "n_folds=5": "n_folds=2"},
     "02_genes": {"groups=kinds": "groups=kinds[:2]"},
     "03_perturb": {"sample=30": "sample=6", "n_exact=20, sample=36": "n_exact=4, sample=24"},
-    "04_annotate": {"epochs=5": "epochs=1"},
+    "04_annotate": {"epochs=5": "epochs=1", "max_tokens=128": "max_tokens=48"},
     "05_out_of_core": {
         "np.log(120)": "np.log(30)",
         "range(20)": "range(2)",
-        "8_192": "6_144",
+        "8_192": "4_608",
         "6_144]": "4_096]",
         "draw(1_000)": "draw(100)",
     },
-    "06_train_your_own": {'"epochs": 5': '"epochs": 1'},
+    "06_train_your_own": {
+        "pbmc68k()": "pbmc68k()[::2].copy()",
+        '"epochs": 5': '"epochs": 1',
+        '"max_tokens": 96': '"max_tokens": 48',
+    },
 }
 
 pytestmark = pytest.mark.skipif(not TUTORIALS, reason="only the installed package is here")
