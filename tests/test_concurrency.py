@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from threading import Barrier
 
 import numpy as np
 import pytest
+import torch
 from anndata.tests.helpers import assert_equal
-from toys import make_adata, make_bert, make_model, make_vocabulary
+from toys import embed_toys, make_adata, make_bert, make_model, make_vocabulary
 
 import scgeneformer as gf
 from scgeneformer._engine.class_head import ClassHead
-from scgeneformer.models import _weights
+from scgeneformer._engine.parallel import _process
+from scgeneformer.models import _cache, _weights
 from scgeneformer.models._classifier import CELLS, Task, describe
 from scgeneformer.models._save_trained import save_trained
 
@@ -165,45 +165,16 @@ def test_an_interrupt_while_a_model_is_loaded_leaves_the_cache_usable(folder):
 
 # --- processes ------------------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import atexit, gc, multiprocessing
-import numpy as np
 
-atexit.register(gc.freeze)  # ends at once
-
-def embed(_):
-    import scgeneformer as gf
-    from toys import make_adata, make_model
-
-    gf.settings.progress = False
-    adata = make_adata()
-    gf.tl.embed_cells(adata, make_model())
-    gf.models.cache_info()
-    return adata.obsm["X_geneformer"]
-
-if __name__ == "__main__":
-    import torch
-    from scgeneformer._engine.parallel import _process
-    from scgeneformer.models import _cache
-
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 and newer, of forks beside threads
+@pytest.mark.parametrize("method", sorted({"fork", "spawn"} & {*multiprocessing.get_all_start_methods()}))
+def test_processes_give_the_same_numbers_however_they_start(method):
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.randn(3000, 1000).softmax(dim=1)  # threads of torch
-    here = embed(0)  # threads of numba
-    for method in set(multiprocessing.get_all_start_methods()) & {"fork", "spawn"}:
-        with _process.one_at_a_time, _cache._lock:  # as if another thread of the parent were in the middle of a call
-            with multiprocessing.get_context(method).Pool(1) as pool:
-                (there,) = pool.map_async(embed, [0]).get(100)
-        np.testing.assert_allclose(there, here, atol=1e-6)
-    print("the same")
-"""
-
-
-def test_forked_and_spawned_processes_give_the_same_numbers(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    paths = f"{Path(gf.__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
-    environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.stdout == "the same\n", done.stderr
+    here = embed_toys()  # threads of numba
+    in_use = _process.one_at_a_time, _cache._lock  # as if another thread of the parent were in the middle of a call
+    with in_use[0], in_use[1], multiprocessing.get_context(method).Pool(1) as pool:
+        there = pool.apply_async(embed_toys).get(100)
+    torch.set_num_threads(n_threads)
+    np.testing.assert_allclose(there, here, atol=1e-6)

@@ -91,6 +91,16 @@ def make_model(
     return Model("toy", "tests", "", "0" * 64, vocabulary, bert, torch.device("cpu"), torch.float32, Path())
 
 
+def embed_toys() -> np.ndarray:
+    """Embeddings of :func:`make_adata` by :func:`make_model`, in a function that other processes can import."""
+    import scgeneformer as gf
+
+    with gf.settings.override(progress=False):
+        gf.tl.embed_cells(adata := make_adata(), make_model())
+    gf.models.cache_info()
+    return adata.obsm["X_geneformer"]
+
+
 def quick_umap(put=setattr):
     """Let scanpy place points by forces between neighbors: to import umap takes 15 s of compilation in each process.
 
