@@ -80,7 +80,7 @@ def main() -> None:
     tokens, _ = rank_value_encode(few, genes.tokens, genes)
     same = all(np.array_equal(tokens[i], cell) for i, cell in enumerate(numpy_loop(few, genes)))
     fast, slow = args.cells / best_of(3, kernel), few.shape[0] / best_of(3, numpy_loop, few, genes)
-    print(f"{args.cells:,} cells of {args.genes:,} expressed genes, {numba.get_num_threads()} threads")
+    print(f"{args.cells:,} cells of {args.genes:,} expressed genes, {numba.config.NUMBA_NUM_THREADS} threads")
     print(f"kernel      {fast:>10,.0f} cells/s")
     print(f"numpy loop  {slow:>10,.0f} cells/s")
     print(f"ratio       {fast / slow:>10.1f}   tokens equal up to rounding: {same}")

@@ -18,7 +18,6 @@ from toys import embed_toys, make_adata, make_bert, make_model, make_vocabulary
 
 import scgeneformer as gf
 from scgeneformer._engine.class_head import ClassHead
-from scgeneformer._engine.parallel import _process
 from scgeneformer.models import _cache, _weights
 from scgeneformer.models._classifier import CELLS, Task, describe
 from scgeneformer.models._save_trained import save_trained
@@ -172,9 +171,8 @@ def test_processes_give_the_same_numbers_however_they_start(method):
     n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.randn(3000, 1000).softmax(dim=1)  # threads of torch
-    here = embed_toys()  # threads of numba
-    in_use = _process.one_at_a_time, _cache._lock  # as if another thread of the parent were in the middle of a call
-    with in_use[0], in_use[1], multiprocessing.get_context(method).Pool(1) as pool:
+    here = embed_toys()
+    with _cache._lock, multiprocessing.get_context(method).Pool(1) as pool:  # as if a thread of the parent held it
         there = pool.apply_async(embed_toys).get(100)
     torch.set_num_threads(n_threads)
     np.testing.assert_allclose(there, here, atol=1e-6)

@@ -8,7 +8,7 @@ import numba as nb
 import numpy as np
 
 from scgeneformer._engine.masks import mix
-from scgeneformer._engine.parallel import OPTIONS, parallel
+from scgeneformer._engine.parallel import OPTIONS, over_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,22 +32,18 @@ def checksums(counts: Sequence[csr_matrix]) -> np.ndarray:
     -------
     (n_cells, n_times) uint64, 0 for cells without counts.
     """
-    return np.column_stack(
-        [
-            _sum_hashes(one.data.astype(np.float32, copy=False).view(np.uint32), one.indices, one.indptr)
-            for one in counts
-        ]
-    )
+    found = np.zeros((len(counts), counts[0].shape[0]), dtype=np.uint64)
+    for one, sums in zip(counts, found, strict=True):
+        bits = one.data.astype(np.float32, copy=False).view(np.uint32)
+        over_cells(_sum_hashes, one.shape[0], bits, one.indices, one.indptr, sums)
+    return np.ascontiguousarray(found.T)
 
 
-@parallel
-def _sum_hashes(bits, indices, indptr):  # pragma: no cover  compiled
-    n_cells = len(indptr) - 1
-    found = np.zeros(n_cells, dtype=np.uint64)
-    for cell in nb.prange(n_cells):
+@nb.njit(**OPTIONS)
+def _sum_hashes(first, last, bits, indices, indptr, found):  # pragma: no cover  compiled
+    for cell in range(first, last):
         total = np.uint64(0)
         for i in range(indptr[cell], indptr[cell + 1]):
             if bits[i]:
                 total += _mix((np.uint64(indices[i]) << np.uint64(32)) | np.uint64(bits[i]))
         found[cell] = total
-    return found

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numba as nb
 import numpy as np
 
-from scgeneformer._engine.parallel import parallel
+from scgeneformer._engine.parallel import CELLS_PER_TASK, OPTIONS, over_cells
 from scgeneformer._engine.tokens import Tokens, around_genes
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ BUCKETS = 1 << RADIX_BITS
 COARSE_MAX = BUCKETS * BUCKETS - 1  # 22 bits: 6 of exponent, 16 of mantissa
 COARSE_ZERO = (127 - 20) << 16  # exponent and mantissa of 2**-20, below any count / median that occurs
 LEAST = 2.0**-126  # normal float32; added to the values of counts, so that none of them is rounded to zero
-CELLS_PER_TASK = 64  # rows that share one scratch buffer
 
 
 @dataclass(frozen=True)
@@ -77,37 +76,44 @@ def rank_value_encode(counts: csr_matrix, gene_tokens: np.ndarray, vocabulary: V
         Number of known genes with a count in each cell before truncation, (n_cells,) int32.
     """
     medians = np.where(gene_tokens >= 0, vocabulary.median_of_token[gene_tokens], np.nan)
-    n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
+    n_genes = count_known(counts, gene_tokens)
     kept = np.minimum(n_genes, vocabulary.max_genes)
     tokens = around_genes(kept, vocabulary)
     starts = tokens.offsets[:-1] + vocabulary.n_lead
-    _rank_rows(counts.data, counts.indices, counts.indptr, gene_tokens, medians, starts, kept, n_genes, tokens.ids)
+    stored = counts.data, counts.indices, counts.indptr
+    over_cells(_rank_rows, len(kept), *stored, gene_tokens, medians, starts, kept, n_genes, tokens.ids)
     return tokens, n_genes
 
 
-@parallel
-def count_known(data, indices, indptr, known):  # pragma: no cover  compiled
-    n_cells = len(indptr) - 1
-    n_genes = np.zeros(n_cells, dtype=np.int32)
-    for cell in nb.prange(n_cells):
+def count_known(counts: csr_matrix, gene_tokens: np.ndarray) -> np.ndarray:
+    """Number of genes with a count whose token is not -1 in each cell, (n_cells,) int32."""
+    n_genes = np.zeros(counts.shape[0], dtype=np.int32)
+    known = (gene_tokens >= 0).view(np.uint8)
+    over_cells(_count_known, len(n_genes), counts.data, counts.indices, counts.indptr, known, n_genes)
+    return n_genes
+
+
+@nb.njit(**OPTIONS)
+def _count_known(first, last, data, indices, indptr, known, n_genes):  # pragma: no cover  compiled
+    for cell in range(first, last):
         n = np.int32(0)
         for i in range(indptr[cell], indptr[cell + 1]):
             n += np.int32(data[i] > 0) & known[np.uint32(indices[i])]
         n_genes[cell] = n
-    return n_genes
 
 
-@parallel
-def _rank_rows(data, indices, indptr, gene_tokens, medians, starts, kept, n_genes, ids):  # pragma: no cover  compiled
-    n_cells = len(indptr) - 1
-    for task in nb.prange((n_cells + CELLS_PER_TASK - 1) // CELLS_PER_TASK):
-        first, last = task * CELLS_PER_TASK, min(n_cells, (task + 1) * CELLS_PER_TASK)
-        size = n_genes[first:last].max()
+@nb.njit(**OPTIONS)
+def _rank_rows(
+    first, last, data, indices, indptr, gene_tokens, medians, starts, kept, n_genes, ids
+):  # pragma: no cover  compiled
+    low, high = np.empty(BUCKETS, np.int32), np.empty(BUCKETS, np.int32)
+    for start in range(first, last, CELLS_PER_TASK):
+        stop = min(last, start + CELLS_PER_TASK)
+        size = n_genes[start:stop].max()
         keys, spare = np.empty(size, np.uint64), np.empty(size, np.uint64)
-        low, high = np.empty(BUCKETS, np.int32), np.empty(BUCKETS, np.int32)
-        values = np.empty((indptr[first + 1 : last + 1] - indptr[first:last]).max(), np.float32)
+        values = np.empty((indptr[start + 1 : stop + 1] - indptr[start:stop]).max(), np.float32)
         bits = values.view(np.int32)
-        for cell in range(first, last):
+        for cell in range(start, stop):
             begin, n = indptr[cell], 0
             low[:] = 0
             high[:] = 0
@@ -129,7 +135,7 @@ def _rank_rows(data, indices, indptr, gene_tokens, medians, starts, kept, n_gene
                 ids[out + k] = gene_tokens[np.uint32(indices[begin + np.uint32(keys[k])])]
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**OPTIONS)
 def _scatter(keys, out, n, counts, shift):  # pragma: no cover  compiled
     """One pass of the radix sort: stable counting sort by one digit, whose histogram is in `counts`."""
     total = 0
@@ -143,7 +149,7 @@ def _scatter(keys, out, n, counts, shift):  # pragma: no cover  compiled
         counts[bucket] += 1
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**OPTIONS)
 def _order_equal_keys(keys, n, data, indices, begin, gene_tokens, medians):  # pragma: no cover  compiled
     """Order each run of equal coarse values by (value descending, token ascending)."""
     start = 0
@@ -155,7 +161,7 @@ def _order_equal_keys(keys, n, data, indices, begin, gene_tokens, medians):  # p
         start = stop
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**OPTIONS)
 def _shell_sort(keys, start, stop, data, indices, begin, gene_tokens, medians):  # pragma: no cover  compiled
     gap = 1
     while gap < (stop - start) // 3:
@@ -170,7 +176,7 @@ def _shell_sort(keys, start, stop, data, indices, begin, gene_tokens, medians): 
         gap //= 3
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@nb.njit(inline="always", **OPTIONS)
 def _precedes(a, b, data, indices, begin, gene_tokens, medians):  # pragma: no cover  compiled
     i, j = begin + np.uint32(a), begin + np.uint32(b)
     x, y = np.float64(data[i]) / medians[indices[i]], np.float64(data[j]) / medians[indices[j]]

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numba as nb
 import numpy as np
 
-from scgeneformer._engine.parallel import parallel
-from scgeneformer._engine.ranking import CELLS_PER_TASK, count_known
+from scgeneformer._engine.parallel import CELLS_PER_TASK, OPTIONS, over_cells
+from scgeneformer._engine.ranking import count_known
 from scgeneformer._engine.tokens import Tokens, around_genes
 from scgeneformer._errors import ModelError
 
@@ -131,36 +131,36 @@ class ValueBinned:
         n_genes
             Known genes with a count in each cell, (n_cells,) int32.
         """
-        n_genes = count_known(counts.data, counts.indices, counts.indptr, (gene_tokens >= 0).view(np.uint8))
+        n_genes = count_known(counts, gene_tokens)
         known = np.sort(gene_tokens[gene_tokens >= 0])
         fit = np.minimum(len(known) if self.zeros else n_genes, vocabulary.max_genes)
         kept = np.where(n_genes > 0, fit, 0).astype(np.int32)  # always: the kernel is compiled once
         tokens = around_genes(kept, vocabulary)
         ids, starts = tokens.ids, tokens.offsets[:-1] + vocabulary.n_lead
         positions = np.full(len(ids), self.special_position, np.uint8 if self.n_positions <= 2**8 else np.uint16)
-        _bin_rows(
-            *(counts.data, counts.indices, counts.indptr, gene_tokens, known, vocabulary.n_tokens),
-            *(n_genes, self.n_bins - 1, starts, kept, ids, positions),
+        stored = counts.data, counts.indices, counts.indptr
+        to = starts, kept, ids, positions
+        over_cells(
+            _bin_rows, len(kept), *stored, gene_tokens, known, vocabulary.n_tokens, n_genes, self.n_bins - 1, *to
         )
         return Tokens(ids, tokens.offsets, positions), n_genes
 
 
-@parallel
+@nb.njit(**OPTIONS)
 def _bin_rows(
-    data, indices, indptr, gene_tokens, known, n_tokens, n_genes, m, starts, kept, ids, positions
+    first, last, data, indices, indptr, gene_tokens, known, n_tokens, n_genes, m, starts, kept, ids, positions
 ):  # pragma: no cover  compiled
     """Put tokens and bins of each cell in their places.
 
     A cell is sorted by 64-bit keys: the bits of the value as float32, inverted so that larger ones come first, and the
     token.
     """
-    n_cells = len(kept)
-    for task in nb.prange((n_cells + CELLS_PER_TASK - 1) // CELLS_PER_TASK):
-        first, last = task * CELLS_PER_TASK, min(n_cells, (task + 1) * CELLS_PER_TASK)
-        scratch = np.empty(n_genes[first:last].max(), np.uint64)
+    for begin in range(first, last, CELLS_PER_TASK):
+        end = min(last, begin + CELLS_PER_TASK)
+        scratch = np.empty(n_genes[begin:end].max(), np.uint64)
         value, there = np.empty(1, np.float32), np.zeros(n_tokens, np.bool_)
         bits = value.view(np.uint32)
-        for cell in range(first, last):
+        for cell in range(begin, end):
             n, out = 0, starts[cell]
             for i in range(indptr[cell], indptr[cell + 1]):
                 token = gene_tokens[indices[i]]
@@ -194,7 +194,7 @@ def _bin_rows(
                     there[ids[out + k]] = False
 
 
-@nb.njit(cache=True, nogil=True)
+@nb.njit(**OPTIONS)
 def _middle_bin(below, upto, n, m):  # pragma: no cover  compiled
     """Bin of a value, see the module."""
     if n == 1:
