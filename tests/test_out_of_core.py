@@ -36,7 +36,7 @@ from scgeneformer.cli import app
 from scgeneformer.settings import settings
 
 settings.progress = False
-scgeneformer.tl.tokenize(scgeneformer.datasets.pbmc68k(), "mini")  # loads what is compiled, in one thread
+scgeneformer.tl.tokenize(scgeneformer.datasets.pbmc68k(), "mini")  # loads what is compiled
 tokens.ROWS_PER_BLOCK, perturbations.TOKENS_PER_BLOCK = 8, 2000
 parts.SECONDS, parts.SHARE = 0, 0
 atexit.register(gc.freeze)  # as the command does
@@ -56,14 +56,8 @@ class Shell:
 
     def __init__(self, log):
         self.log = log
-        one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # others do not live on where it forks
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=os.environ | one_thread,
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
         self._line()  # it is ready
 

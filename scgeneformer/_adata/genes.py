@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
@@ -170,20 +169,20 @@ def _match(var: pd.DataFrame, column: str, vocabulary: Vocabulary) -> GeneMap:
 KEPT = 8
 _tokens: WeakKeyDictionary[Vocabulary, dict[bytes, np.ndarray]] = WeakKeyDictionary()
 _species: dict[bytes, str | None] = {}
-_lock = threading.Lock()
 
 
 def _once(kept: dict[bytes, T], names: np.ndarray, read: Callable[[list[str]], T]) -> T:
-    """What is read of names, once for the same ones: a data set is used in call after call. The last few are kept."""
+    """What is read of names, once for the same ones: a data set is used in call after call. The last few are kept.
+
+    Threads need no lock: each step with the dictionary is one of Python's own.
+    """
     key = hashlib.sha256(f"{names.dtype}".encode() + names.tobytes()).digest()
-    with _lock:
-        if key in kept:
-            return kept[key]
-    found = read(names.tolist())
-    with _lock:
-        kept[key] = found
-        for old in [*kept][:-KEPT]:
-            del kept[old]
+    try:
+        return kept[key]
+    except KeyError:
+        found = kept[key] = read(names.tolist())
+    for old in [*kept][:-KEPT]:
+        kept.pop(old, None)
     return found
 
 
