@@ -36,16 +36,14 @@ def pool_mean(states: torch.Tensor, packed: Packed, vocabulary: Vocabulary) -> t
 
 
 def pool_first(states: torch.Tensor, packed: Packed, vocabulary: Vocabulary) -> torch.Tensor:
-    """State of the first token of each cell: ``<cls>`` where the model has one, else the gene of highest rank."""
+    """State of the first token of each cell: ``<cls>`` where the model has one, else the gene of highest rank.
+
+    On ``<cls>`` it is that of the reference with ``emb_mode="cls"``.
+    """
     return states[packed.offsets[:-1].long()].float()
 
 
-def pool_cls(states: torch.Tensor, packed: Packed, vocabulary: Vocabulary) -> torch.Tensor:
-    """State of the ``<cls>`` token of each cell (`emb_mode="cls"` of the reference)."""
-    return pool_first(states, packed, vocabulary)
-
-
-POOLINGS: dict[str, Pooling] = {"mean": pool_mean, "cls": pool_cls, "first": pool_first}
+POOLINGS: dict[str, Pooling] = {"mean": pool_mean, "cls": pool_first, "first": pool_first}
 
 
 def get_pooling(name: str, vocabulary: Vocabulary) -> Pooling:
