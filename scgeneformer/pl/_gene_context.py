@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.gene_context_frame import context_frame
@@ -11,7 +10,7 @@ from scgeneformer._checks import check_positive, check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._errors import DataError
 from scgeneformer.pl._figure import axes_of, finish, shows
-from scgeneformer.pl._heat_map import heat_map
+from scgeneformer.pl._heat_map import first_in_turn, gene_table, heat_map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,25 +77,12 @@ def gene_context(
     frame = frame[frame["pvals"].notna()]
     if frame.empty:
         raise DataError(f"No gene could be tested in adata.uns[{key!r}]: there is nothing to draw.")
-    shift, significant = _table(frame, n_genes, fdr)
+    chosen, significant = first_in_turn(frame, n_genes), frame["pvals_adj"] < fdr
+    shift, dots = gene_table(frame, chosen, size=frame["effect"], significant=significant)
     drawn = axes_of(ax, (2.6 + 0.42 * shift.shape[1], 2.2 + 0.24 * shift.shape[0]))
     most = max(float(np.nanmax(shift.to_numpy())), 1e-9)
-    missing = heat_map(drawn, shift, significant, cmap=cmap, low=0, high=most, label="shift (cosine distance)")
+    missing = heat_map(drawn, shift, dots, cmap=cmap, low=0, high=most, label="shift (cosine distance)")
     drawn.set_title("Shift of gene context", fontsize="medium", loc="left")
     note = f"dot: FDR < {fdr:g}, against {adata.uns[key]['params']['reference']}"
     drawn.set_xlabel(note + (", gray: not tested" if missing else ""), fontsize="small", color="0.35")
     return finish(drawn, show=shows(ax, show), return_fig=return_fig)
-
-
-def _table(frame: pd.DataFrame, n_genes: int, fdr: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Shift, and whether it is significant, genes × groups."""
-    columns = frame["group"].unique()
-    turn = frame.groupby("group", sort=False).cumcount()
-    chosen = frame.assign(turn=turn).sort_values("turn", kind="stable")["names"].unique()[:n_genes]
-    frame = frame[frame["names"].isin(chosen)]
-    shift = frame.pivot(index="names", columns="group", values="effect").reindex(columns=columns)
-    most = np.nan_to_num(shift.to_numpy(), nan=-np.inf)
-    order = np.lexsort((-most.max(axis=1), most.argmax(axis=1)))
-    shift = shift.iloc[order]
-    adjusted = frame.pivot(index="names", columns="group", values="pvals_adj").reindex_like(shift)
-    return shift, adjusted < fdr

@@ -1,4 +1,4 @@
-"""A heat map of genes × groups of cells."""
+"""A heat map of genes × groups of cells, and the table behind it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from matplotlib.axes import Axes
+
+
+def first_in_turn(frame: pd.DataFrame, n_genes: int) -> np.ndarray:
+    """Names of the first gene of every group, then of the second, until there are `n_genes`."""
+    turn = frame.groupby("group", sort=False).cumcount()
+    return frame.assign(turn=turn).sort_values("turn", kind="stable")["names"].unique()[:n_genes]
+
+
+def gene_table(
+    frame: pd.DataFrame, names: Sequence[str] | np.ndarray, *, size: pd.Series, significant: pd.Series
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Effect, and whether it is significant, genes × groups; each gene stands with the group of its largest effect.
+
+    Parameters
+    ----------
+    frame
+        A row per group and gene, with the columns "group", "names" and "effect".
+    names
+        Genes that are kept.
+    size, significant
+        How large the effect of each row is, and whether it is significant.
+    """
+    groups, frame = frame["group"].unique(), frame.assign(size=size, significant=significant)
+    kept = frame[frame["names"].isin(names)].pivot(index="names", columns="group")
+    effect, sizes, marked = (kept[column].reindex(columns=groups) for column in ("effect", "size", "significant"))
+    largest = np.nan_to_num(sizes.to_numpy(), nan=-np.inf)
+    order = np.lexsort((-largest.max(axis=1), largest.argmax(axis=1)))
+    return effect.iloc[order], marked.iloc[order] == True  # noqa: E712  # NaN where the gene has no effect
 
 
 def heat_map(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer.pl._figure import small_numbers, titled
-from scgeneformer.pl._heat_map import heat_map
+from scgeneformer.pl._heat_map import first_in_turn, gene_table, heat_map
 from scgeneformer.pl._labels import spread
 
 if TYPE_CHECKING:
@@ -217,28 +217,17 @@ def _name(ax: Axes, x: np.ndarray, y: np.ndarray, names: np.ndarray) -> None:
 
 def _heat_map(ax: Axes, ranking: Ranking) -> None:
     """Effects of genes × groups; a dot marks the significant ones."""
-    effect, significant = _table(ranking)
-    signed = bool((ranking.frame["effect"] < 0).any())
+    frame = ranking.frame
+    names = first_in_turn(frame, ranking.n_genes) if ranking.named is None else ranking.named
+    effect, dots = gene_table(frame, names, size=frame["effect"].abs(), significant=ranking.significant)
+    signed = bool((frame["effect"] < 0).any())
     most = max(float(np.nanpercentile(np.abs(effect), 98)), 1e-12)  # one outlier must not bleach all others
     look = {"cmap": ranking.cmap or ("RdBu_r" if signed else "magma_r"), "label": ranking.effect_label}
-    missing = heat_map(ax, effect, significant, low=-most if signed else 0.0, high=most, **look)
+    missing = heat_map(ax, effect, dots, low=-most if signed else 0.0, high=most, **look)
     dot = f"dot: FDR < {ranking.fdr:g}" if ranking.has_pvalues else ""
     _finish(ax, ranking, "", [])
     notes = ranking.note(dot, "gray: in too few of the cells" if missing else "")
     ax.set_xlabel("\n".join(notes), fontsize="small", color="0.4", loc="left")
-
-
-def _table(ranking: Ranking) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Effect, and whether it is significant, genes × groups; each gene stands with the group of its largest effect."""
-    frame, groups = ranking.frame.assign(significant=ranking.significant), ranking.frame["group"].unique()
-    turn = frame.groupby("group", sort=False).cumcount()
-    first = frame.assign(turn=turn).sort_values("turn", kind="stable")["names"].unique()[: ranking.n_genes]
-    frame = frame[frame["names"].isin(first if ranking.named is None else ranking.named)]
-    effect = frame.pivot(index="names", columns="group", values="effect").reindex(columns=groups)
-    size = np.nan_to_num(effect.abs().to_numpy(), nan=-np.inf)
-    effect = effect.iloc[np.lexsort((-size.max(axis=1), size.argmax(axis=1)))]
-    significant = frame.pivot(index="names", columns="group", values="significant").reindex_like(effect)
-    return effect, significant == True  # noqa: E712  # NaN where the gene has no effect
 
 
 def _finish(ax: Axes, ranking: Ranking, label: str, notes: list[str]) -> None:
