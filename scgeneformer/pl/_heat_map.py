@@ -34,8 +34,8 @@ def gene_table(
         How large the effect of each row is, and whether it is significant.
     """
     groups, frame = frame["group"].unique(), frame.assign(size=size, significant=significant)
-    kept = frame[frame["names"].isin(names)].pivot(index="names", columns="group")
-    effect, sizes, marked = (kept[column].reindex(columns=groups) for column in ("effect", "size", "significant"))
+    kept, of = frame[frame["names"].isin(names)], ("effect", "size", "significant")
+    effect, sizes, marked = (kept.pivot(index="names", columns="group", values=v).reindex(columns=groups) for v in of)
     largest = np.nan_to_num(sizes.to_numpy(), nan=-np.inf)
     order = np.lexsort((-largest.max(axis=1), largest.argmax(axis=1)))
     return effect.iloc[order], marked.iloc[order] == True  # noqa: E712  # NaN where the gene has no effect
