@@ -9,7 +9,16 @@ if TYPE_CHECKING:
 
 
 class GeneformerError(Exception):
-    """Base of all errors raised by scgeneformer."""
+    """Base of all errors raised by scgeneformer.
+
+    Parameters
+    ----------
+    message
+        The text. It may quote a stranger's file: what a terminal would obey, not show, is escaped.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message))
 
 
 class DataError(GeneformerError, ValueError):

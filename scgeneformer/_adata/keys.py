@@ -196,7 +196,8 @@ def prediction_keys(labels: Sequence[str], key_added: str | None = None) -> list
                 f"What is told of {label!r} would have the key {key!r}, which is that of other results. Rename the "
                 "label before a classifier is trained; with one that was trained, name another key: key_added='...'."
             )
-        for one in (key, probability_key(key), confidence_key(key), truth_key(key), f"{key}_evaluation"):
+        endings = (probability_key, confidence_key, params_key, truth_key)
+        for one in (key, *(ending(key) for ending in endings), f"{key}_evaluation"):
             if one in owner:
                 raise DataError(
                     f"Results of the labels {owner[one]!r} and {label!r} would have the same key, {one!r} ('/' is "

@@ -28,9 +28,11 @@ from scgeneformer._engine.tokens import Tokens
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from scgeneformer._engine.vocabulary import Vocabulary
+
+GENE_IDS = "gene_ids"  # parameter of tokens: the column of the genes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -190,7 +192,7 @@ class CellTokens:
         return {
             "vocabulary": self.vocabulary.checksum,
             "genes": hashlib.sha256(self.genes.tokens.tobytes()).hexdigest(),
-            "gene_ids": self.genes.column,
+            GENE_IDS: self.genes.column,
             "counts": self.counts.name,
             **previous,
             **({} if self.context is None else {"context": hashlib.sha256(self.context.tobytes()).hexdigest()}),
@@ -269,14 +271,21 @@ def open_tokens(
     genes, context = map_genes(counts.var, vocabulary, gene_ids), find_context(adata, vocabulary)
     tokens = CellTokens(counts, genes, vocabulary, previous, context)
     needed = {keys.TOKENS, keys.CHECKSUMS} | (set() if vocabulary.encoding.n_positions is None else {keys.BINS})
-    there = stored and needed <= set(adata.obsm)
-    if there and dict(adata.uns.get(keys.TOKENS, {}).get("params", {})) == tokens.params:
-        if not tokens.matches(adata.obsm[keys.CHECKSUMS]):
-            logg.info(f"    the counts were changed since gf.tl.tokenize: adata.obsm[{keys.TOKENS!r}] is not used")
-            return tokens
-        logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")
-        return StoredTokens(counts, genes, vocabulary, previous, context)
-    return tokens
+    if not stored or not needed <= set(adata.obsm):
+        return tokens
+    if other := _differing(adata.uns.get(keys.TOKENS, {}).get("params", {}), tokens.params):
+        logg.info(f"    gf.tl.tokenize had other {' and '.join(other)}: adata.obsm[{keys.TOKENS!r}] is not used")
+        return tokens
+    if not tokens.matches(adata.obsm[keys.CHECKSUMS]):
+        logg.info(f"    the counts were changed since gf.tl.tokenize: adata.obsm[{keys.TOKENS!r}] is not used")
+        return tokens
+    logg.info(f"    using the tokens stored in adata.obsm[{keys.TOKENS!r}]")
+    return StoredTokens(counts, genes, vocabulary, previous, context)
+
+
+def _differing(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Parameters of tokens that differ; the column of the genes may, as long as the genes are the same."""
+    return sorted(key for key in {*stored, *now} - {GENE_IDS} if stored.get(key) != now.get(key))
 
 
 def _open_file_tokens(adata: AnnData, vocabulary: Vocabulary, gene_ids: str | None) -> FileTokens:

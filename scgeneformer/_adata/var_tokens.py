@@ -6,22 +6,43 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgeneformer._adata.gene_choice import choose_genes
+from scgeneformer._adata.gene_choice import choose_genes, first_of_name
+from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scgeneformer._adata.counts import Counts
     from scgeneformer._adata.tokens import CellTokens
 
 
 def tokens_of_var(source: CellTokens) -> np.ndarray:
-    """Token of each gene of ``adata.var``, (n_vars,) int32; by name where the counts are those of ``adata.raw``."""
+    """Token of each gene of ``adata.var``, (n_vars,) int32; by name where the counts are those of ``adata.raw``.
+
+    Raises as :func:`check_names` does.
+    """
     counts = source.counts
+    check_names(counts)
     if not counts.raw:
         return source.genes.tokens
-    names, tokens = list(counts.var.index), source.genes.tokens.tolist()
-    of_name = dict(zip(reversed(names), reversed(tokens), strict=True))
+    of_name = first_of_name(counts.var.index, source.genes.tokens.tolist())
     return np.array([of_name.get(name, -1) for name in counts.adata.var_names], dtype=np.int32)
+
+
+def check_names(counts: Counts) -> None:
+    """Refuse counts of genes none of which has a name of ``adata.var``, where the results go.
+
+    Raises
+    ------
+    DataError
+        If the counts are those of ``adata.raw``, and its genes have other names.
+    """
+    here, there = counts.adata.var_names, counts.var.index
+    if counts.raw and len(here) and len(there) and not here.isin(there).any():
+        raise DataError(
+            f"No gene of adata.var ({here[0]!r}, ...) has a name that adata.raw has ({there[0]!r}, ...), and what is "
+            "found by its counts goes to genes of the same name. Give adata.var_names and adata.raw names of one kind."
+        )
 
 
 def tokens_of_genes(source: CellTokens, genes: str | Sequence[str] | None) -> np.ndarray:

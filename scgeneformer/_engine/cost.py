@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scanpy import logging as logg
 
-from scgeneformer._errors import DataError
+from scgeneformer._checks import check_whole
 from scgeneformer.settings import settings
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def choose_tokens_per_batch(bert: BertModel, asked: int | None) -> int:
     """Tokens of one forward pass: as asked, or enough to keep the device busy without filling its memory."""
     asked = settings.tokens_per_batch if asked is None else asked
     if asked is not None:
-        if asked < 1:
-            raise DataError(f"tokens_per_batch={asked} must be at least 1.")
+        check_whole(tokens_per_batch=asked)
         return int(asked)
     if bert.device.type != "cuda":
         return CPU_TOKENS_PER_BATCH

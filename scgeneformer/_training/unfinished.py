@@ -11,6 +11,7 @@ from scanpy import logging as logg
 from scgeneformer._errors import DataError
 from scgeneformer._foreign import read_json
 from scgeneformer._json import to_json
+from scgeneformer._publish import published
 from scgeneformer._training.processes import is_first
 
 if TYPE_CHECKING:
@@ -41,29 +42,33 @@ def open_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> Path:
     asked = json.loads(to_json(request))
     path = folder / REQUEST
     if path.is_file():
-        there = _read(path)
+        there = _read(path, overwrite)
         if there == asked:
             logg.info(f"    going on with the training in {folder}")
-        elif overwrite:
-            close_folder(folder)
-        else:
+            return folder / CHECKPOINTS
+        if not overwrite:
             other = sorted(key for key in {*there, *asked} if there.get(key) != asked.get(key))
             raise DataError(
                 f"{folder} holds a training that was cut off and differs in {', '.join(other)}. Repeat that call to go "
                 "on with it, name another directory (out=...), or begin anew: overwrite=True."
             )
+        close_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(asked), encoding="utf-8")
+    with published(path) as fresh:  # one cut off here would lock the checkpoints
+        fresh.write_text(to_json(asked), encoding="utf-8")
     return folder / CHECKPOINTS
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, overwrite: bool) -> dict[str, Any]:
+    """The request that is there; with `overwrite` an unreadable one is one of nothing."""
     try:
         return dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
+        if overwrite:
+            return {}
         raise DataError(
             f"{path} says of no training that can be gone on with ({error}). Name another directory (out=...), or "
-            "remove this one."
+            "begin anew: overwrite=True."
         ) from error
 
 

@@ -12,6 +12,7 @@ from scgeneformer._adata import keys
 from scgeneformer._adata.counts import open_counts
 from scgeneformer._adata.gene_names import name_genes
 from scgeneformer._adata.gene_statistics import Settings, gene_statistics
+from scgeneformer._adata.var_tokens import check_names
 from scgeneformer._adata.writer import Results, target_of, write
 from scgeneformer._docs import shared_docs
 from scgeneformer._progress import progress
@@ -76,7 +77,8 @@ def gene_medians(
     Raises
     ------
     DataError
-        If the values are no counts and no log1p of counts, or a parameter is out of range.
+        If the values are no counts and no log1p of counts, the genes of ``adata.raw`` have other names than those of
+        ``adata.var``, or a parameter is out of range.
     MissingKeyError
         If the layer or column does not exist.
 
@@ -95,6 +97,7 @@ def gene_medians(
     target = target_of(adata, copy, key_added)
     settings = Settings(target_sum, max_memory_gb)
     counts = open_counts(adata, counts_layer, use_raw)
+    check_names(counts)
     names = name_genes(counts.var, gene_ids)
     itself = [f"\0{i}" for i in range(len(names.ids))]  # no ID of any other gene
     names = replace(names, ids=np.where(names.ids == "", itself, names.ids))

@@ -144,7 +144,7 @@ def attention(
     )
     block = _block(session.layers, layer)
     chosen_heads = _heads(heads, session.model.bert.config.num_attention_heads)
-    tokens = tokens_of_genes(session.source, genes)
+    of_var, tokens = tokens_of_var(session.source), tokens_of_genes(session.source, genes)
     if len(tokens) == 1:
         logg.warning(
             "One gene has no pairs: only its attention to itself is stored. Name several: genes=['<gene>', ...]."
@@ -171,7 +171,6 @@ def attention(
         results.uns[keys.groups_table(key)] = groups.table(n_cells)
     results.uns[key] = {"params": params}
     names = [key] if groups is None else [keys.numbered(key, i) for i in range(n_groups)]
-    of_var = tokens_of_var(session.source)
     slot_of_var = np.where(of_var >= 0, slot_of_token[of_var], -1)
     for i, name in enumerate(names):
         mean, n_cells = mean_of_pairs(sums.of_group(i), min_cells, top_k)

@@ -70,8 +70,8 @@ def classify(
         Its probability.
     `adata.obsm['geneformer_<label>_probability']` : float32 (n_obs, n_classes)
         Probabilities of all labels, NaN for cells in which the model knows no gene.
-    `adata.uns['geneformer_<label>']` : dict
-        `classes`, the labels in the order of the columns, and `params`.
+    `adata.uns['geneformer_<label>_params']` : dict
+        `classes`, the labels in the order of the columns, the model and all else the predictions depend on.
     `adata.obs['geneformer_n_tokens']` : int32
         Tokens of each cell.
     `adata.uns['geneformer_<label>_truth']` : dict
@@ -127,7 +127,7 @@ def classify(
         results.obs[key] = most_probable(probability, task.classes)
         results.obs[keys.confidence_key(key)] = probability.max(axis=1)
         results.obsm[keys.probability_key(key)] = probability
-        results.uns[key] = {"classes": np.array(task.classes), "params": session.params(pooling=found.pooling)}
+        results.uns[keys.params_key(key)] = session.params(pooling=found.pooling, classes=np.array(task.classes))
     if true is not None:
         method = f"classify {session.model.name}"
         key = keys.truth_key(names[true.task])

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scanpy import logging as logg
 
-from scgeneformer._adata.var_tokens import tokens_of_genes, tokens_of_var
+from scgeneformer._adata.var_tokens import tokens_of_genes
 from scgeneformer._checks import check_whole
 from scgeneformer._docs import shared_docs
 from scgeneformer._engine.encodings import check_ranked
@@ -60,8 +60,8 @@ def predict_masked_genes(
     One row per cell, masked gene and prediction, by cell and rank of the masked gene: `cell` as in
     ``adata.obs_names``, `gene`, its `position` (0 for the gene of highest rank), `true_rank` (1 if it is the most
     probable gene) and `true_probability` of it, and `rank`, `predicted` and `probability` of the prediction. Genes are
-    named as in ``adata.var_names``, those that are not there by symbol or Ensembl ID. Probabilities are those among
-    all tokens; special tokens are not predicted.
+    named as in the index of the counts (``adata.var_names``, or ``adata.raw.var_names``), those that are not there by
+    symbol or Ensembl ID. Probabilities are those among all tokens; special tokens are not predicted.
 
     Raises
     ------
@@ -143,6 +143,6 @@ def _names(session: Session) -> np.ndarray:
     vocabulary = session.model.vocabulary
     names = np.full(vocabulary.n_tokens, "", dtype=object)
     names[vocabulary.tokens] = np.where(vocabulary.symbols != "", vocabulary.symbols, vocabulary.ensembl_ids)
-    of_var = tokens_of_var(session.source)[::-1]  # of genes that share a token the first gives the name
-    names[of_var[of_var >= 0]] = session.source.counts.adata.var_names.to_numpy()[::-1][of_var >= 0]
+    tokens = session.source.genes.tokens[::-1]  # of genes that share a token the first gives the name
+    names[tokens[tokens >= 0]] = session.source.counts.var.index.to_numpy()[::-1][tokens >= 0]
     return names

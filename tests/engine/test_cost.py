@@ -48,6 +48,9 @@ def test_a_budget_is_the_one_asked_for_or_that_of_the_session(bert):
     assert cost.choose_tokens_per_batch(bert, 1) == 1
     with pytest.raises(DataError, match="at least 1"):
         cost.choose_tokens_per_batch(bert, 0)
+    for wrong in ("100", 100.5, True, float("nan")):
+        with gf.settings.override(tokens_per_batch=wrong), pytest.raises(DataError, match="must be a whole number of"):
+            cost.choose_tokens_per_batch(bert, None)
 
 
 @pytest.mark.parametrize(("free", "expected"), [(0, 4096), (25_600_000, 20_000), (10**12, cost.CUDA_TOKENS_PER_BATCH)])

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -120,6 +121,27 @@ def test_requests_of_trainings_that_lie_are_refused(tmp_path, content):
     with pytest.raises(DataError, match=r"says of no training that can be gone on with|differs in") as caught:
         open_folder(tmp_path, {"a": 1}, overwrite=False)
     assert "out=..." in str(caught.value)
+    assert "begin anew: overwrite=True" in str(caught.value)
+    (tmp_path / "checkpoints").mkdir()
+    assert open_folder(tmp_path, {"a": 1}, overwrite=True) == tmp_path / "checkpoints"
+    assert json.loads((tmp_path / "training.json").read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["training.json"]
+
+
+def test_a_training_killed_while_its_request_is_written_locks_nothing(tmp_path, monkeypatch):
+    def cut_off(path, text, **kwargs):
+        path.write_bytes(text[:5].encode())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            open_folder(tmp_path, {"a": 1}, overwrite=False)
+    assert not list(tmp_path.iterdir())
+    open_folder(tmp_path, {"a": 1}, overwrite=False)
+    written = (tmp_path / "training.json").stat().st_mtime_ns
+    open_folder(tmp_path, {"a": 1}, overwrite=False)  # goes on, and writes nothing
+    assert (tmp_path / "training.json").stat().st_mtime_ns == written
 
 
 def test_checkpoints_of_a_training_run_nothing(tmp_path, toy, stop_after):

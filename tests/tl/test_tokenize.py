@@ -158,6 +158,22 @@ def test_stored_tokens_are_not_used_once_counts_were_changed(toy, log, tmp_path,
     assert "using the tokens stored" not in log()
 
 
+def test_stored_tokens_are_used_when_the_same_genes_are_found_by_another_column(adata, toy, log):
+    adata.var["same"] = adata.var["ensembl_id"]
+    gf.tl.tokenize(adata, toy)
+    gf.tl.embed_cells(adata, toy, gene_ids="same")
+    assert log().count("using the tokens stored") == 1
+
+
+def test_it_is_told_why_stored_tokens_are_not_used(adata, toy, log):
+    adata.layers["counts"] = adata.X.copy()
+    gf.tl.tokenize(adata, toy)
+    gf.tl.embed_cells(adata, toy, counts_layer="counts")
+    assert "gf.tl.tokenize had other counts: adata.obsm['geneformer_tokens'] is not used" in log()
+    gf.tl.embed_cells(adata[:, ::-1].copy(), toy, counts_layer="counts")
+    assert "gf.tl.tokenize had other counts and genes: adata.obsm['geneformer_tokens'] is not used" in log()
+
+
 def test_stored_tokens_go_with_their_cells(toy, log):
     adata = make_adata(60)
     gf.tl.tokenize(adata, toy)

@@ -579,6 +579,17 @@ def test_genes_that_are_missing_count_as_not_expressed(cells, toy, tmp_path):
     np.testing.assert_allclose(*(x.obsm["geneformer_cell_type_probability"] for x in (one, other)), atol=1e-6)
 
 
+def test_a_classifier_leaves_the_genes_of_each_label_alone(cells, toy, tmp_path):
+    trained = train(cells, toy, tmp_path / "out", epochs=1, split_by="donor")
+    gf.tl.embed_genes(cells, toy, groupby="cell_type")
+    stored = cells.uns["geneformer_cell_type"]
+    gf.tl.classify(cells, trained)
+    assert cells.uns["geneformer_cell_type"] is stored
+    assert cells.uns["geneformer_cell_type_params"]["classes"].tolist() == ["B", "CD4+/CD25 T Reg", "T cell"]
+    gf.tl.embed_genes(cells, toy, groupby="cell_type")
+    assert "classes" in cells.uns["geneformer_cell_type_params"]
+
+
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
 def test_results_survive_files(cells, toy, tmp_path, suffix):
     trained = train(cells, toy, tmp_path / "out", epochs=1, split_by="donor")
@@ -615,4 +626,4 @@ def test_key_added_names_the_results_and_a_copy_leaves_the_original_alone(cells,
     assert_equal(cells, before)
     assert {"mine", "mine_confidence"} <= set(found.obs)
     assert "mine_probability" in found.obsm
-    assert found.uns["mine"]["params"]["model"] == "out"
+    assert found.uns["mine_params"]["model"] == "out"
