@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from scgeneformer._engine.head import Head
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,7 +21,7 @@ NAMES = {
 """Own name of each tensor -> its name in a weight file, which is that of the stock BERT classifiers."""
 
 
-class ClassHead(nn.Module):
+class ClassHead(Head):
     """Dropout and a linear map, of several tasks at once; with `kind` "mlp" a dense layer and tanh before them.
 
     On the first token, "mlp" is the head of `BertForSequenceClassification`; on the tokens of genes, "linear" is that
@@ -59,16 +61,6 @@ class ClassHead(nn.Module):
         if self.dense is not None:
             rows = torch.tanh(self.dense(rows))
         return self.classifier(self.dropout(rows))
-
-    def initialise(self, spread: float, seed: int) -> ClassHead:
-        """Draw the weights as BERT does, normal with standard deviation `spread`, biases 0; returns the head."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for module in (self.dense, self.classifier):
-                if module is not None:
-                    module.weight.copy_(torch.empty(module.weight.shape).normal_(0.0, spread, generator=generator))
-                    module.bias.zero_()
-        return self
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights by their names in a weight file."""

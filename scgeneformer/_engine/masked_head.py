@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.nn.functional import linear
-from transformers.activations import ACT2FN
+
+from scgeneformer._engine.head import TransformHead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ NAMES = {
 """Own name of each tensor -> its name in a weight file, behind `PREFIX`; as the stock model has them."""
 
 
-class MaskedHead(nn.Module):
+class MaskedHead(TransformHead):
     """Dense layer, activation, layer norm, decoder.
 
     The decoder is the word embeddings of the encoder that the head is tied to, unless the head has one of its own.
@@ -40,20 +41,15 @@ class MaskedHead(nn.Module):
     """
 
     def __init__(self, config: BertConfig, *, tied: bool = True) -> None:
-        super().__init__()
-        width, activation = config.hidden_size, config.hidden_act
-        self.dense = nn.Linear(width, width)
-        self.activation = ACT2FN[activation] if isinstance(activation, str) else activation
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        super().__init__(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.decoder = None if tied else nn.Parameter(torch.zeros(config.vocab_size, width))
+        self.decoder = None if tied else nn.Parameter(torch.zeros(config.vocab_size, config.hidden_size))
         self.words: tuple[nn.Module, ...] = ()  # in a tuple: the embeddings belong to the encoder, not to this module
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Logits (m, n_tokens) float32 of states (m, d)."""
         decoder = self.words[0].weight if self.decoder is None else self.decoder
-        states = self.norm(self.activation(self.dense(states)))
-        return linear(states, decoder).float() + self.bias.float()  # type: ignore[arg-type]
+        return linear(super().forward(states), decoder).float() + self.bias.float()  # type: ignore[arg-type]
 
     def tie(self, bert: BertModel) -> MaskedHead:
         """Decode with the word embeddings of `bert`; returns the head."""
@@ -63,14 +59,6 @@ class MaskedHead(nn.Module):
     def on(self, bert: BertModel) -> MaskedHead:
         """A copy of the head beside `bert`, on its device; of a head that is not tied yet."""
         return copy.deepcopy(self).to(bert.device).tie(bert)
-
-    def initialise(self, spread: float, seed: int) -> MaskedHead:
-        """Draw the dense weights as BERT does, normal with standard deviation `spread`; biases are 0; returns it."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.dense.weight.normal_(0.0, spread, generator=generator)
-            self.dense.bias.zero_()
-        return self
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights by their names in a weight file."""

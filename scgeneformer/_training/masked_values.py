@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 
+from scgeneformer._engine.head import TransformHead
 from scgeneformer._training.dataset import IGNORED, TokenDataset
 from scgeneformer._training.masked_genes import MASK, measure
 from scgeneformer._training.network import read_targets
@@ -38,7 +38,7 @@ SHARE = 0.4
 PREFIX = "masked_values."
 
 
-class ValueHead(nn.Module):
+class ValueHead(TransformHead):
     """Dense layer, activation, layer norm, and one logit per bin.
 
     Parameters
@@ -50,25 +50,12 @@ class ValueHead(nn.Module):
     """
 
     def __init__(self, config: BertConfig, n_bins: int) -> None:
-        super().__init__()
-        width, activation = config.hidden_size, config.hidden_act
-        self.dense = nn.Linear(width, width)
-        self.activation = ACT2FN[activation] if isinstance(activation, str) else activation
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.bins = nn.Linear(width, n_bins)
+        super().__init__(config)
+        self.bins = nn.Linear(config.hidden_size, n_bins)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Logits (m, n_bins) float32 of states (m, d)."""
-        return self.bins(self.norm(self.activation(self.dense(states)))).float()
-
-    def initialise(self, spread: float, seed: int) -> ValueHead:
-        """Draw the weights as BERT does, normal with standard deviation `spread`, biases 0; returns the head."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for layer in (self.dense, self.bins):
-                layer.weight.normal_(0.0, spread, generator=generator)
-                layer.bias.zero_()
-        return self
+        return self.bins(super().forward(states)).float()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights by their names in a weight file."""
