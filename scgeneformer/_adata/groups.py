@@ -41,14 +41,21 @@ class Groups:
     names: list[str]
     frame: pd.DataFrame
 
-    @property
-    def sizes(self) -> np.ndarray:
-        """Number of cells of each group, (n_groups,) int64."""
-        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+    def count(self, used: np.ndarray) -> np.ndarray:
+        """Number of cells of each group that were used, (n_groups,) int64, from which they are, (n_obs,) bool."""
+        return np.bincount(self.codes[used & (self.codes >= 0)], minlength=len(self.names))
 
     def table(self, n_cells: np.ndarray) -> pd.DataFrame:
         """Labels of each group and the number of its cells that were used, as stored beside a result."""
         return self.frame.assign(n_cells=n_cells)
+
+
+def groups_and_rest(groups: Groups | None, n_obs: int) -> tuple[np.ndarray, int]:
+    """Group of each cell, those without a label as one more, (n_obs,) int64, and how many; one of all if None."""
+    if groups is None:
+        return np.zeros(n_obs, dtype=np.int64), 1
+    n_groups, rest = len(groups.names), groups.codes < 0
+    return np.where(rest, n_groups, groups.codes), n_groups + int(rest.any())
 
 
 def choose_groups(present: list[str], asked: str | Sequence[str] | None, name: str = "group") -> list[str]:

@@ -167,8 +167,7 @@ def attention(
     if groups is not None:
         key = keys.group_key(key, groups.columns)
         params["groupby"] = np.array(groups.columns)
-        n_cells = np.bincount(codes[(codes >= 0) & (n_tokens > 0)], minlength=n_groups)
-        results.uns[keys.groups_table(key)] = groups.table(n_cells)
+        results.uns[keys.groups_table(key)] = groups.table(groups.count(n_tokens > 0))
     results.uns[key] = {"params": params}
     names = [key] if groups is None else [keys.numbered(key, i) for i in range(n_groups)]
     slot_of_var = np.where(of_var >= 0, slot_of_token[of_var], -1)

@@ -6,7 +6,7 @@ import numpy as np
 from scanpy import logging as logg
 
 from scgeneformer._adata import keys
-from scgeneformer._adata.groups import find_groups
+from scgeneformer._adata.groups import find_groups, groups_and_rest
 from scgeneformer._adata.training.predicted import most_probable
 from scgeneformer._adata.var_tokens import Spread, tokens_of_var
 from scgeneformer._adata.writer import Results, target_of, write
@@ -136,8 +136,7 @@ def classify_genes(
     spread = Spread(np.where(tokens >= 0, slot_of_token[tokens], -1), min_cells)
     results = _of_all_cells(session, key, sums, spread, task.classes)
     if groups is not None:
-        n_cells = np.bincount(groups.codes[(n_tokens > 0) & (groups.codes >= 0)], minlength=len(groups.names))
-        _add_groups(results, session, key, groups, n_cells, sums, spread, task.classes)
+        _add_groups(results, session, key, groups, groups.count(n_tokens > 0), sums, spread, task.classes)
     write(target, results)
     logg.info("    finished", time=start, deep=f"added {results}")
     return target if copy else None
@@ -149,10 +148,7 @@ def _run(
     """Sums for every group, cells without a label as one more; and the tokens of each cell."""
     from scgeneformer._engine.classification import class_sums
 
-    n_obs = session.source.counts.n_obs
-    codes = np.zeros(n_obs, dtype=np.int64) if groups is None else groups.codes
-    n_groups = 1 if groups is None else len(groups.names)
-    codes, n_groups = np.where(codes < 0, n_groups, codes), n_groups + int((codes < 0).any())
+    codes, n_groups = groups_and_rest(groups, session.source.counts.n_obs)
     with session.running("classify genes") as (n_tokens, blocks, advance):
         sums = class_sums(
             blocks,

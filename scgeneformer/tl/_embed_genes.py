@@ -185,7 +185,7 @@ def embed_genes(
             results.obsm[name] = values
             results.uns[name] = {"params": session.params(layer=n), "genes": np.array(names)}
     if groups is not None:
-        n_cells = np.bincount(groups.codes[used & (groups.codes >= 0)], minlength=len(groups.names))
+        n_cells = groups.count(used)
         _warn_small(groups, n_cells, min_cells)
         params["groupby"] = np.array(groups.columns)
         _add_groups(results, session, key, groups, groups.table(n_cells), found, spread, params)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer._adata.disk.parts import States
+from scgeneformer._adata.groups import groups_and_rest
 from scgeneformer._engine.tokens import only_cells
 from scgeneformer._errors import OutOfMemoryError
 from scgeneformer.tl._chunks import in_chunks, refuse_store
@@ -54,9 +55,7 @@ def run(
     from scgeneformer._engine.gene_states import GeneStates
     from scgeneformer._engine.gene_sums import gene_sums
 
-    codes = np.zeros(len(cells), dtype=np.int64) if groups is None else groups.codes
-    n_groups = 1 if groups is None else len(groups.names)
-    codes, n_groups = np.where(codes < 0, n_groups, codes), n_groups + int((codes < 0).any())
+    codes, n_groups = groups_and_rest(groups, len(cells))
     if agg != "median" and in_chunks(session):  # a median needs all values in one place
         refuse_store(out)
         return embed_chunks(session, codes, n_groups, slot_of_token, n_slots, agg == "var", cells, states)
