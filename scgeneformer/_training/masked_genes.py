@@ -46,6 +46,26 @@ class Objective(Task, Protocol):
     def frequencies(self, cells: TokenDataset) -> np.ndarray:
         """How often each class is in some cells, and one more, (n_classes,); 0 for what is never predicted."""
 
+    def read(self, states: torch.Tensor, packed: Packed, targets: torch.Tensor | None) -> torch.Tensor:
+        """The states of the genes that were chosen, (m, d)."""
+        return read_targets(states, packed, targets)
+
+    def measure(self, network: Network, cells: TokenDataset) -> dict[str, float]:
+        """Mean loss and accuracy over all genes that were chosen."""
+        network.eval()
+        device, budget = network.bert.device, min(choose_tokens_per_batch(network.bert, None), TOKENS_AT_ONCE)
+        loss = right = counted = 0.0
+        with torch.inference_mode():
+            for start, stop in batches(cells.lengths, budget):
+                batch = collate([cells[i] for i in range(start, stop)])
+                batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+                labels = batch.pop("labels")
+                logits = network(**batch)["logits"].float()
+                loss += float(loss_of(logits, labels, network.sizes, None, 1))
+                right += int((logits.argmax(dim=1) == labels[:, 0]).sum())
+                counted += len(labels)
+        return {"loss": loss / max(counted, 1), "accuracy": right / max(counted, 1)}
+
 
 @dataclass(frozen=True, eq=False)
 class MaskedDataset(TokenDataset):
@@ -83,7 +103,7 @@ class MaskedDataset(TokenDataset):
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedGenes:
+class MaskedGenes(Objective):
     """Which gene stood at a place that was masked.
 
     Parameters
@@ -114,10 +134,6 @@ class MaskedGenes:
             head.load_state_dict(self.start.state_dict())
         return head.tie(bert)
 
-    def read(self, states: torch.Tensor, packed: Packed, targets: torch.Tensor | None) -> torch.Tensor:
-        """The states of the genes that were chosen, (m, d)."""
-        return read_targets(states, packed, targets)
-
     def hide(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Choose 15 % of the genes of a cell, to the nearest whole number and at least one, and mask them."""
         tokens = item["tokens"]
@@ -135,31 +151,10 @@ class MaskedGenes:
         """How often each gene is in the cells, and one more (Laplace); 0 for special tokens."""
         return (np.bincount(cells.ids, minlength=self.vocabulary.n_tokens) + 1) * self._is_gene
 
-    def measure(self, network: Network, cells: TokenDataset) -> dict[str, float]:
-        """Mean loss and accuracy over all genes that were chosen."""
-        return measure(network, cells)
-
     @cached_property
     def _is_gene(self) -> np.ndarray:
         """Whether a token is a gene, (n_tokens,) bool."""
         return np.isin(np.arange(self.vocabulary.n_tokens), self.vocabulary.tokens)
-
-
-def measure(network: Network, cells: TokenDataset) -> dict[str, float]:
-    """Mean loss and accuracy of a network over all labels of a data set."""
-    network.eval()
-    device, budget = network.bert.device, min(choose_tokens_per_batch(network.bert, None), TOKENS_AT_ONCE)
-    loss = right = counted = 0.0
-    with torch.inference_mode():
-        for start, stop in batches(cells.lengths, budget):
-            batch = collate([cells[i] for i in range(start, stop)])
-            batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-            labels = batch.pop("labels")
-            logits = network(**batch)["logits"].float()
-            loss += float(loss_of(logits, labels, network.sizes, None, 1))
-            right += int((logits.argmax(dim=1) == labels[:, 0]).sum())
-            counted += len(labels)
-    return {"loss": loss / max(counted, 1), "accuracy": right / max(counted, 1)}
 
 
 def unigram_loss(frequencies: np.ndarray, cells: TokenDataset) -> float:

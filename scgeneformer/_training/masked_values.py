@@ -15,23 +15,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from torch import nn
 
 from scgeneformer._engine.head import TransformHead
 from scgeneformer._training.dataset import IGNORED, TokenDataset
-from scgeneformer._training.masked_genes import MASK, measure
-from scgeneformer._training.network import read_targets
+from scgeneformer._training.masked_genes import MASK, Objective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from transformers import BertConfig, BertModel
 
-    from scgeneformer._engine.packing import Packed
     from scgeneformer._engine.value_bins import ValueBinned
     from scgeneformer._engine.vocabulary import Vocabulary
-    from scgeneformer._training.network import Network
     from scgeneformer._training.recipe import Recipe
 
 SHARE = 0.4
@@ -71,7 +68,7 @@ class ValueHead(TransformHead):
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedValues:
+class MaskedValues(Objective):
     """Which bin the value of a gene was in.
 
     Parameters
@@ -105,10 +102,6 @@ class MaskedValues:
         head.load_state_dict(self.start.state_dict())
         return head
 
-    def read(self, states: torch.Tensor, packed: Packed, targets: torch.Tensor | None) -> torch.Tensor:
-        """The states of the genes that were chosen, (m, d)."""
-        return read_targets(states, packed, targets)
-
     def hide(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Choose 40 % of the genes of a cell, to the nearest whole number and at least one, and mask their bins."""
         bins = item["positions"]
@@ -131,7 +124,3 @@ class MaskedValues:
         """How often each bin is in the cells, and one more (Laplace), (n_bins,)."""
         n_bins, bins = self._encoding.n_bins, np.asarray(cells.positions)
         return np.bincount(bins, minlength=n_bins)[:n_bins] + 1
-
-    def measure(self, network: Network, cells: TokenDataset) -> dict[str, float]:
-        """Mean loss and accuracy over all genes that were chosen."""
-        return measure(network, cells)

@@ -17,7 +17,7 @@ from transformers import BertForMaskedLM
 from scgeneformer._engine.packing import batches
 from scgeneformer._errors import ModelError
 from scgeneformer._training.dataset import IGNORED, TokenDataset, collate
-from scgeneformer._training.masked_genes import MaskedDataset, MaskedGenes, measure, unigram_loss
+from scgeneformer._training.masked_genes import MaskedDataset, MaskedGenes, unigram_loss
 from scgeneformer._training.objectives import find_objective
 from scgeneformer._training.recipe import Recipe
 from scgeneformer._training.run import Run
@@ -150,6 +150,7 @@ def test_loss_and_gradients_are_those_of_the_stock_model(special):
 def test_measure_is_the_mean_over_all_masked_genes_whatever_the_batches(monkeypatch, toy):
     network, cells = make_network(toy), make_masked(toy.vocabulary)
     stock = stock_of(network).eval()
+    measure = MaskedGenes(toy.vocabulary).measure
     whole = measure(network, cells)
     with torch.no_grad():
         batch = padded(cells)
