@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from scgeneformer._adata.groups import choose_groups
+from scgeneformer._adata.groups import frame_of_groups
 from scgeneformer._errors import MissingKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
     from scgeneformer._engine.statistics.gene_context import Comparison
@@ -69,11 +69,4 @@ def context_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -
             f"adata.uns[{key!r}] does not hold differential context. Run gf.tl.rank_genes_context(adata, '<column>') "
             "first."
         )
-    names = [str(name) for name in stored["groups"]]
-    asked = choose_groups(names, group)
-    parts = []
-    for name in asked:
-        i = names.index(name)
-        columns = {column: np.asarray(stored[column])[:, i] for column in COLUMNS}
-        parts.append(pd.DataFrame({"group": name, **columns}))
-    return pd.concat(parts, ignore_index=True)
+    return frame_of_groups(stored["groups"], group, {column: stored[column] for column in COLUMNS})

@@ -15,7 +15,7 @@ from scgeneformer._checks import as_names
 from scgeneformer._errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anndata import AnnData
 
@@ -72,6 +72,24 @@ def choose_groups(present: list[str], asked: str | Sequence[str] | None, name: s
         what = f"{missing[0]!r} does not exist" if missing else "[] names no group"
         raise DataError(f"{name}={what}; the groups are: {', '.join(map(repr, present))}.")
     return chosen
+
+
+def frame_of_groups(
+    stored: Iterable[str], asked: str | Sequence[str] | None, columns: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Columns (n, n_groups) of the groups that a user asks for, one group below the other, with "group" before them.
+
+    Raises
+    ------
+    DataError
+        As :func:`choose_groups`.
+    """
+    names = [str(name) for name in stored]
+    frames = [
+        pd.DataFrame({"group": name, **{key: np.asarray(each)[:, names.index(name)] for key, each in columns.items()}})
+        for name in choose_groups(names, asked)
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def find_groups(

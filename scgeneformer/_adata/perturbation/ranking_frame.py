@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from scgeneformer._adata.groups import choose_groups
+from scgeneformer._adata.groups import frame_of_groups
 from scgeneformer._errors import MissingKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
 COLUMNS = (  # in uns, and of the frame, in this order; each test has some of them
@@ -105,14 +105,7 @@ def ranking_frame(adata: AnnData, group: str | Sequence[str] | None, key: str) -
         If there is no such group.
     """
     stored = read_ranking(adata, key)
-    groups = [str(name) for name in stored["groups"]]
-    asked = choose_groups(groups, group)
-    states = [str(name) for name in stored.get("states", [])]
-    parts = []
-    for name in asked:
-        i = groups.index(name)
-        columns = {column: np.asarray(stored[column])[:, i] for column in COLUMNS if column in stored}
-        for j, state in enumerate(states):
-            columns |= {f"{prefix}_{state}": np.asarray(stored[of])[:, i, j] for of, prefix in BY_STATE.items()}
-        parts.append(pd.DataFrame({"group": name, **columns}))
-    return pd.concat(parts, ignore_index=True)
+    columns = {column: stored[column] for column in COLUMNS if column in stored}
+    for j, state in enumerate(stored.get("states", [])):
+        columns |= {f"{prefix}_{state}": np.asarray(stored[of])[..., j] for of, prefix in BY_STATE.items()}
+    return frame_of_groups(stored["groups"], group, columns)
