@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 
 import anndata as ad
 import h5py
@@ -17,6 +18,7 @@ from toys import make_adata
 
 from scgeneformer import DataError
 from scgeneformer import _publish as publish
+from scgeneformer._adata.counts import open_counts
 from scgeneformer._adata.disk import convert, files
 from scgeneformer._adata.disk.files import edited, opened
 
@@ -195,7 +197,7 @@ def test_an_error_in_the_last_step_brings_the_old_file_back(path, rich, tmp_path
     replace = os.replace
 
     def fail(source, target):
-        if os.fspath(target) == os.fspath(path) and ".data-" in os.fspath(source) and not monkeypatched:
+        if os.fspath(target) == os.fspath(path) and ".result" in os.fspath(source) and not monkeypatched:
             monkeypatched.append(source)
             raise OSError("gone")
         replace(source, target)
@@ -279,6 +281,98 @@ def test_files_that_are_no_anndata_are_named(tmp_path):
             pass
     with pytest.raises(FileNotFoundError, match="There is no file"), opened(tmp_path / "none.h5ad"):
         pass
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_notes_that_anndata_does_not_know_stay_or_are_left_out_and_said_to_be(path, rich, suffix, tmp_path, log):
+    target = tmp_path / f"new{suffix}"
+    with files.format_of(path).open(path, "r+") as root:
+        for group in (root["uns"].create_group("later"), root["uns/log"].create_group("later")):
+            group.attrs.update({"encoding-type": "future-thing", "encoding-version": "9.0"})
+    with edited(path, target) as adata:
+        assert adata.uns.keys() == set()
+        adata.obs["n"] = np.arange(12)
+    told = (
+        f"uns of {path} holds what this version of anndata cannot read: 'later', 'log'. It stays in copies of the same"
+    )
+    assert told in log()
+    with files.format_of(target).open(target, "r") as root:
+        assert ("later" in root["uns"]) == ("later" in root["uns/log"]) == (suffix == path.suffix)
+        assert root["uns/log/base"][()] == 2
+        assert root["obs/n"][:].tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("place", ["layers", "obs"])
+def test_other_elements_that_anndata_does_not_know_are_named(path, place):
+    with files.format_of(path).open(path, "r+") as root:
+        root[place].create_group("later").attrs.update({"encoding-type": "future", "encoding-version": "9.0"})
+        if place == "obs":
+            root["obs"].attrs["column-order"] = ["later"]
+    with pytest.raises(DataError, match=rf"{path.name} cannot be read as an AnnData.*future.*'later'"), opened(path):
+        pass
+
+
+@pytest.mark.parametrize("matrix", ["X", "csc", "dense"])
+def test_a_damaged_matrix_is_told_with_its_file_and_cells(path, rich, matrix, monkeypatch):
+    """Chunks of zarr are overwritten, and of h5ad behind a filter that does not know them any more."""
+    rich.layers = {"X": rich.X, "dense": rich.layers["dense"], "csc": rich.layers["csc"]}
+    damage(rich, path, matrix)
+    with opened(path) as adata:
+        told = rf"/layers/{matrix}(/data)? of .*{path.name}(, cells 0 to 11,)? cannot be read: .* or another copy\."
+        with pytest.raises(DataError, match=told):
+            open_counts(adata, matrix)
+        assert open_counts(adata).rows(0, 12).nnz == rich.X.nnz
+
+
+def damage(adata, path, matrix):
+    if path.suffix == ".h5ad":
+        adata.write_h5ad(path, compression="gzip")
+        with h5py.File(path) as root:
+            element = root["layers"][matrix]
+            place = (element if matrix == "dense" else element["data"]).id.get_chunk_info(0)
+        content = bytearray(path.read_bytes())
+        content[place.byte_offset : place.byte_offset + place.size] = b"\xff" * place.size
+        path.write_bytes(content)
+        return
+    store(adata, path)
+    for chunk in (path / "layers" / matrix / ("" if matrix == "dense" else "data")).rglob("*"):
+        if chunk.is_file() and chunk.name[0] in "0c":
+            chunk.write_bytes(b"garbage")
+
+
+def test_counts_of_a_file_that_was_closed_are_told(path):
+    with opened(path) as adata:
+        counts = open_counts(adata)
+    if path.suffix == ".h5ad":  # zarr stores are not closed
+        with pytest.raises(
+            DataError, match=r"/X of .*data\.h5ad, cells 2 to 4, cannot be read: .* damaged, closed or gone\."
+        ):
+            counts.rows(2, 5)
+        with pytest.raises(DataError, match="A matrix of a file that was closed, cells 0 to 11, cannot be read"):
+            open_counts(adata)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_result_that_another_call_finished_first_is_replaced_only_if_asked(path, tmp_path, overwrite):
+    target = tmp_path / f"new{path.suffix}"
+
+    def embed(meanwhile):
+        with edited(path, target, overwrite=overwrite) as adata:
+            adata.obs["n"] = int(meanwhile is None)
+            if meanwhile is not None:
+                meanwhile(None)
+
+    with nullcontext() if overwrite else pytest.raises(FileExistsError, match="in the meantime, and is left as it is"):
+        embed(embed)
+    assert read(target).obs["n"].unique().tolist() == [0 if overwrite else 1]
+    assert left(tmp_path) == sorted([path.name, target.name])
+
+
+def test_results_do_not_go_into_the_store_that_is_read(rich, tmp_path):
+    path = store(rich, tmp_path / "data.zarr")
+    for name in ("x.zarr", "obsm/x.h5ad"):
+        with pytest.raises(OSError, match=r"would be a part of .*data\.zarr"), edited(path, path / name):
+            pytest.fail("the work was begun")
 
 
 def test_files_of_early_anndata_are_read_and_rewritten(tmp_path):

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import scgeneformer as gf
 from scgeneformer._adata.disk import files
+from scgeneformer._lock import Lock
 from scgeneformer.cli import app
 
 SERVER = """
@@ -232,6 +233,71 @@ def test_a_full_disk_is_told_in_one_line_and_the_old_file_stays(cells, suffix, n
     assert result.exit_code == 0, result.stderr
     assert files.format_of(target).read(target).obsm["X_geneformer"].shape == (10, 128)
     assert sorted(os.listdir(tmp_path)) == sorted([source.name, target.name])
+
+
+@pytest.fixture
+def begun(cells, tmp_path):
+    """A file, and parts of its embedding that a killed run left."""
+    path = store(cells[:10], tmp_path / "cells.h5ad")
+    cells = cells[:10].copy()
+    gf.tl.embed_cells(cells, "mini", layer=-2, out=tmp_path / "out.h5ad.parts")
+    return path
+
+
+def run(*words):
+    """Exit code and last line on stderr of a command in this process."""
+    result = CliRunner().invoke(app, [*map(str, words), "--model", "mini"])
+    return result.exit_code, (result.stderr.splitlines() or [""])[-1]
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_parts_that_another_command_works_on_are_not_said_to_be_of_a_stopped_one(begun, resume, tmp_path):
+    words = ["embed", begun, "--out", tmp_path / "out.h5ad", *resume]
+    with Lock(tmp_path / "out.h5ad.parts"):
+        code, told = run(*words)
+    assert code == 1
+    assert told == f"Error: Another call is working in {tmp_path}/out.h5ad.parts. Wait for it, or name another folder."
+    if not resume:
+        assert "holds what a command that was stopped had finished. Go on with it: --resume" in run(*words)[1]
+    assert len([*tmp_path.glob("out.h5ad.parts/parts/[!.]*")]) == 1
+
+
+def test_a_file_that_appears_meanwhile_is_kept_and_so_are_the_parts(begun, cells, tmp_path, monkeypatch):
+    target, duplicate = tmp_path / "out.h5ad", files._duplicate
+
+    def slow(*paths):
+        duplicate(*paths)
+        store(cells[:4], target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_duplicate", slow)
+        code, told = run("embed", begun, "--out", target, "--resume")
+    parts = tmp_path / "out.h5ad.parts"
+    kept = f"What was finished is kept in {parts}; the same command with --overwrite --resume goes on from there."
+    assert code == 1
+    assert told.startswith(
+        f"Error: {target} was made by another call or program in the meantime, and is left as it is."
+    )
+    assert told.endswith(f"Name another place, or replace it: --overwrite. {kept}")
+    assert_equal(ad.read_h5ad(target), cells[:4].copy())
+    assert run("embed", begun, "--out", target, "--overwrite", "--resume")[0] == 0
+    assert ad.read_h5ad(target).obsm["X_geneformer"].shape == (10, 128)
+    assert sorted(os.listdir(tmp_path)) == sorted([begun.name, target.name])
+
+
+def test_a_command_that_must_be_corrected_is_not_said_to_go_on(begun, tmp_path):
+    target, parts = tmp_path / "out.h5ad", tmp_path / "out.h5ad.parts"
+    words = ["embed", begun, "--out", target, "--resume"]
+    assert run("embed", tmp_path / "cell.h5ad", *words[2:]) == (1, f"Error: There is no file {tmp_path}/cell.h5ad.")
+    _, told = run(*words, "--layer", "-1")
+    assert told.startswith(f"Error: {parts} holds the parts of a run with other parameters or data (different: 'layer")
+    assert run(*words)[0] == 0
+
+
+def test_a_link_in_a_circle_is_an_error_in_one_line(begun, tmp_path):
+    (tmp_path / "loop.h5ad").symlink_to("loop.h5ad")
+    told = f"Error: {tmp_path}/loop.h5ad is a link in a circle, which leads nowhere. Name another place."
+    assert run("embed", begun, "--out", tmp_path / "loop.h5ad") == (1, told)
 
 
 PEAK = """

@@ -12,6 +12,7 @@ from scanpy import logging as logg
 
 from scgeneformer._adata import keys
 from scgeneformer._adata.dask_chunks import is_dask
+from scgeneformer._adata.disk.damage import place_of, told_if_damaged
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.row_groups import csc_rows, dask_rows
 from scgeneformer._adata.scale import LOG_BASES, evident_base
@@ -179,7 +180,15 @@ def row_reader(matrix: Any) -> Callable[[int, int], Any]:
         if not sp.issparse(matrix):
             return csc_rows(matrix)
         matrix = matrix.tocsr()
-    return lambda start, stop: matrix[start:stop]
+    place = place_of(matrix)
+    if place is None:
+        return lambda start, stop: matrix[start:stop]
+
+    def read(start: int, stop: int) -> Any:
+        with told_if_damaged(f"{place}, cells {start} to {stop - 1},"):
+            return matrix[start:stop]
+
+    return read
 
 
 def _known_rows(read: Callable[[int, int], Any]) -> Callable[[int, int], Any]:

@@ -14,6 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 from scanpy import logging as logg
 
+from scgeneformer._adata.disk.damage import place_of, told_if_damaged
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -58,11 +60,13 @@ def csc_rows(matrix: Any) -> Callable[[int, int], Any]:
 
     A small one is read as a whole. A large one is read once, into a temporary file of groups of rows.
     """
-    starts = np.asarray(matrix.group["indptr"][:], dtype=np.int64)
+    with told_if_damaged(place := place_of(matrix)):
+        starts = np.asarray(matrix.group["indptr"][:], dtype=np.int64)
     n_bytes = int(starts[-1]) * (matrix.dtype.itemsize + 4)
     n_groups = -(-n_bytes // GROUP_BYTES)
     if n_groups <= 1:
-        rows = matrix.to_memory().tocsr()
+        with told_if_damaged(place):
+            rows = matrix.to_memory().tocsr()
         return lambda start, stop: rows[start:stop]
     logg.info(
         f"    {matrix.group.name} is stored by columns (CSC): turned into rows in a temporary file of "
@@ -95,7 +99,9 @@ class _Transposed:
         weakref.finalize(self, self._file.close)
         for begin, end in pairwise(_cuts(starts, GROUP_BYTES // (matrix.dtype.itemsize + 4))):
             some = slice(starts[begin], starts[end])
-            arrays = matrix.group["data"][some], matrix.group["indices"][some], starts[begin : end + 1] - starts[begin]
+            with told_if_damaged(place_of(matrix)):
+                data, indices = matrix.group["data"][some], matrix.group["indices"][some]
+            arrays = data, indices, starts[begin : end + 1] - starts[begin]
             columns = sp.csc_matrix(arrays, shape=(edges[-1], end - begin)).tocsr()
             self._n_columns.append(end - begin)
             for places, (first, last) in zip(self._places, pairwise(edges), strict=True):

@@ -31,8 +31,8 @@ def cells_of(
     if target == file:
         raise typer.BadParameter("Results do not go into a folder of tokens: name a new file, --out NEWFILE.h5ad.")
     form = format_of(target)
-    check_writable(target, overwrite=overwrite)
+    check_writable(target, overwrite=overwrite, source=file)
     adata = gf.datasets.read_tokens(file, model)
     yield adata
-    with told_if_full(target), published(target, within) as fresh:
+    with told_if_full(target), published(target, within, overwrite=overwrite) as fresh:
         form.write(adata, fresh)

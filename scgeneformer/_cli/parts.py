@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from scgeneformer._errors import DataError
-from scgeneformer._publish import discard
+from scgeneformer._lock import LOCK, Lock
+from scgeneformer._publish import discard, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KEPT = "What was finished is kept in {parts}; the same command with --resume goes on from there."
+KEPT = "What was finished is kept in {parts}; the same command with {options} goes on from there."
 
 
 @contextmanager
@@ -32,24 +33,38 @@ def parts_of(target: Path, *, resume: bool) -> Iterator[Path]:
     ------
     FileExistsError
         If there is something that nobody asked to go on with.
+    BlockingIOError
+        If another command is working there.
     """
-    target = target.resolve()
+    target = resolved(target)
     parts = target.with_name(f"{target.name}.parts")
+    if (parts / LOCK).is_file():
+        Lock(parts).release()
     if parts.exists() and not resume:
         raise FileExistsError(
             f"{parts} holds what a command that was stopped had finished. Go on with it: --resume; to begin anew, "
             "remove it."
         )
-    resumed = parts.exists()
+    resumed, before = parts.exists(), _finished(parts)
     try:
         yield parts
     except BlockingIOError:  # it is another call's
         raise
     except BaseException as error:
-        finished = parts.is_dir() and any(parts.glob("parts/[!.]*"))
-        if finished and not isinstance(error, DataError):  # which the same command would raise again
-            error.add_note(KEPT.format(parts=parts))
+        finished = _finished(parts)
+        if finished and not _must_change(error, begun=finished != before):
+            options = "--overwrite --resume" if isinstance(error, FileExistsError) else "--resume"
+            error.add_note(KEPT.format(parts=parts, options=options))
         elif not finished and not resumed:
             discard(parts)
         raise
     discard(parts)
+
+
+def _finished(parts: Path) -> set[str]:
+    return {part.name for part in parts.glob("parts/[!.]*")}
+
+
+def _must_change(error: BaseException, *, begun: bool) -> bool:
+    """Whether the same command would end like this again, such as one with a mistyped name."""
+    return isinstance(error, DataError) or (isinstance(error, FileNotFoundError | PermissionError) and not begun)

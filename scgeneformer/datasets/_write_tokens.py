@@ -104,7 +104,8 @@ def write_tokens(
     source = open_tokens(adata, vocabulary, counts_layer=counts_layer, use_raw=use_raw, gene_ids=gene_ids)
     start = logg.info(f"writing tokens into {target}")
     with progress(adata.n_obs, "tokenize") as advance:
-        n = write_folder(target, source.counted()[1], columns, vocabulary, advance)
+        replaced = overwrite or target.exists()  # an empty folder
+        n = write_folder(target, source.counted()[1], columns, vocabulary, advance, overwrite=replaced)
     if n < adata.n_obs:
         logg.warning(f"{adata.n_obs - n} of {adata.n_obs} cells have no gene that the model knows: left out")
     logg.info("    finished", time=start, deep=f"{n:,} cells with the columns {', '.join([IDS, LENGTH, *columns])}")

@@ -253,6 +253,21 @@ def test_nothing_is_left_of_a_folder_that_could_not_be_finished(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
 
 
+def test_a_folder_that_was_made_meanwhile_is_replaced_only_if_asked(tmp_path):
+    target, columns = tmp_path / "a", {"obs_names": pa.array(["c0"])}
+
+    def blocks():
+        yield 0, Tokens.from_lists([[2, 5, 3]])
+        target.mkdir(exist_ok=True)
+        (target / "thesis.txt").touch()
+
+    with pytest.raises(FileExistsError, match="a was made by another call or program in the meantime"):
+        write_folder(target, blocks(), columns, PLAIN, lambda n: None)
+    assert [path.name for path in target.iterdir()] == ["thesis.txt"]
+    assert write_folder(target, blocks(), columns, PLAIN, lambda n: None, overwrite=True) == 1
+    assert not (target / "thesis.txt").exists()
+
+
 def test_models_of_two_time_points_are_refused(save):
     with pytest.raises(DataError, match=r"reads cells at 2 time points, and folders of tokens hold one. Give"):
         TokenFile(save(CELLS), reads_two_times(make_vocabulary(special=True)))

@@ -162,6 +162,13 @@ def test_nothing_is_replaced_unasked(adata, toy, path, tmp_path):
         gf.datasets.write_tokens(adata, tmp_path / "mine", toy, overwrite=True)
     with pytest.raises(FileNotFoundError, match=r"There is no directory .*nowhere to write a.dataset into"):
         gf.datasets.write_tokens(adata, tmp_path / "nowhere" / "a.dataset", toy)
+    adata.write_zarr(tmp_path / "cells.zarr")
+    with pytest.raises(
+        OSError, match=r"a.dataset would be a part of .*cells.zarr, which holds other data\. Name a place"
+    ):
+        gf.datasets.write_tokens(adata, tmp_path / "cells.zarr" / "a.dataset", toy)
+    (tmp_path / "empty").mkdir()
+    gf.datasets.write_tokens(adata, tmp_path / "empty", toy)
 
 
 def test_rows_are_chosen(read, model, path, monkeypatch):

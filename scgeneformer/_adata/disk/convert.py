@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anndata.io import read_elem, write_elem
+from anndata.io import write_elem
+
+from scgeneformer._adata.disk.damage import UNKNOWN, read_known
+from scgeneformer._errors import DataError
 
 NESTED = ("anndata", "dict", "raw", "csr_matrix", "csc_matrix")  # encodings of groups whose members are elements
 ELEMENTS = {"X", "raw", "layers", "obs", "var", "obsm", "varm", "obsp", "varp", "uns"}
@@ -15,7 +18,7 @@ def convert(source: Any, target: Any) -> None:
     """Copy the members of one group, and its attributes, into another.
 
     Numbers are copied piece by piece; what is no plain array of numbers (tables, texts) is read and written as one
-    element.
+    element. What anndata does not know in `uns` is left out.
 
     Parameters
     ----------
@@ -35,7 +38,11 @@ def convert(source: Any, target: Any) -> None:
         elif (sparse or encoding == "array") and element.dtype.kind in "biuf" and element.shape and all(element.shape):
             copy_numbers(element, target, name)
         else:
-            write_elem(target, name, read_elem(element))
+            value = read_known(element)
+            if value is not UNKNOWN:
+                write_elem(target, name, value)
+            elif not element.name.startswith("/uns/"):
+                raise DataError(f"{element.name} is {encoding!r}, which this version of anndata cannot read.")
 
 
 def copy_numbers(source: Any, group: Any, name: str) -> None:

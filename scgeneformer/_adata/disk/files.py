@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anndata as ad
 import numpy as np
 from anndata.io import read_elem, sparse_dataset, write_elem
+from scanpy import logging as logg
 
 from scgeneformer._adata.disk.convert import convert
+from scgeneformer._adata.disk.damage import UNKNOWN, read_known
 from scgeneformer._adata.writer import SLOTS
 from scgeneformer._errors import DataError
 from scgeneformer._publish import check_writable, published, told_if_full
@@ -101,7 +103,7 @@ def opened(path: Path) -> Iterator[ad.AnnData]:
             yield root
         else:
             with _explained(path):
-                adata = _lazy(root)
+                adata = _lazy(root, path)
             yield adata
 
 
@@ -119,7 +121,7 @@ def edited(source: Path, target: Path, *, overwrite: bool = False, within: Path 
     target
         File to write, h5ad or zarr, not necessarily of the same kind.
     overwrite
-        Whether `target` may exist already.
+        Whether `target` may exist already, at the beginning and at the end.
     within
         As for :func:`published`.
 
@@ -132,14 +134,14 @@ def edited(source: Path, target: Path, *, overwrite: bool = False, within: Path 
     """
     format_of(target)
     with opened(source) as adata:
-        check_writable(target, overwrite=overwrite)
+        check_writable(target, overwrite=overwrite, source=source)
         state, before = _stamp(source), _entries(adata)
         yield adata
         after = _entries(adata)
         new = [(*place, value) for place, value in after.items() if not _same(before.get(place), value)]
     if _stamp(source) != state:
         raise DataError(f"{source} was changed while it was being read. Nothing was written; start again.")
-    with told_if_full(target), published(target, within) as fresh:
+    with told_if_full(target), published(target, within, overwrite=overwrite) as fresh:
         _duplicate(source, fresh)
         _change(fresh, new, [place for place in before if place not in after])
 
@@ -162,13 +164,14 @@ def _in_memory(path: Path) -> Iterator[ad.AnnData]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except PermissionError:
+    except (PermissionError, MemoryError):
         raise
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as an AnnData file ({path.suffix}): {error}.") from error
+    except Exception as error:
+        told = ". ".join(str(one).rstrip(".") for one in (error, *getattr(error, "__notes__", ())))
+        raise DataError(f"{path} cannot be read as an AnnData file ({path.suffix}): {told}.") from error
 
 
-def _lazy(root: Any) -> ad.AnnData:
+def _lazy(root: Any, path: Path) -> ad.AnnData:
     """AnnData with its matrices on disk, without the parts that no function of ours looks at (obsp, varp)."""
     raw = root.get("raw")
     if raw is not None and raw.attrs.get("encoding-type") == "null":  # how None is stored in zarr
@@ -179,8 +182,20 @@ def _lazy(root: Any) -> ad.AnnData:
         raw=None if raw is None else {"X": _matrix(raw["X"]), "var": read_elem(raw["var"]), "varm": {}},
         **{slot: read_elem(root[slot]) for slot in FRAMES},
         obsm={key: _matrix(root["obsm"][key]) for key in root.get("obsm", ())},
-        **{slot: read_elem(root[slot]) for slot in ("varm", "uns") if slot in root},
+        varm=read_elem(root["varm"]) if "varm" in root else None,
+        uns=_notes(root.get("uns", {}), path),
     )
+
+
+def _notes(group: Any, path: Path) -> dict[str, Any]:
+    """What `uns` holds, without what anndata does not know."""
+    found = {key: read_known(group[key]) for key in group}
+    if unknown := sorted(key for key, value in found.items() if value is UNKNOWN):
+        logg.warning(
+            f"uns of {path} holds what this version of anndata cannot read: {', '.join(map(repr, unknown))}. It stays "
+            "in copies of the same format, and is left out of others."
+        )
+    return {key: value for key, value in found.items() if value is not UNKNOWN}
 
 
 def _matrix(element: Any) -> Any:

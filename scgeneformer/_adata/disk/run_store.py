@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer._adata.disk.damage import DAMAGES
 from scgeneformer._errors import DataError
 from scgeneformer._foreign import parse_json
+from scgeneformer._lock import LOCK, Lock
 from scgeneformer._publish import beside, told_if_full
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Self
 
 MANIFEST, CHOICES, PARTS = "manifest", "choices", "parts"
-LOCK = ".lock"
-DAMAGES = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)  # what zarr may raise
 DIGITS = 16  # of the checksum of its input that the name of a part ends with
 MOST_SHOWN = 40  # characters of a value that a message shows; a checksum has more
 REMEDY = "Repeat the same call on the same data to go on with it; to begin anew, remove the folder or name another."
@@ -64,19 +61,18 @@ class RunStore:
                 _make(self.path, {CHOICES: json.dumps(choices), MANIFEST: text})
         stored = _manifest(self.path)
         if stored is None:
-            raise DataError(f"out={str(path)!r} exists and is not the store of such a run. Name a new folder.")
+            raise DataError(f"{self.path} exists and is not the store of such a run. Name a new folder.")
         if stored != text:
             changed = _differences(json.loads(stored), json.loads(text))
             raise DataError(
-                f"out={str(path)!r} holds the parts of a run with other parameters or data (different: {changed}). "
-                f"{REMEDY}"
+                f"{self.path} holds the parts of a run with other parameters or data (different: {changed}). {REMEDY}"
             )
         self.parts = self.path / PARTS
         if link := next((one for one in (self.parts, self.path / LOCK) if one.is_symlink()), None):
             raise DataError(
                 f"{link} is a link, which no run makes: what is behind it is left alone. Name a new folder."
             )
-        self._lock = _Lock(self.path)
+        self._lock = Lock(self.path)
         self.choices = _choices(self.path, choices)
         self.parts.mkdir(exist_ok=True)
         for half in self.parts.glob(".*"):  # of a run that was killed
@@ -129,8 +125,8 @@ class RunStore:
             return
         if others := [part.name for part in self.parts.glob(f"{name}-*")]:
             raise DataError(
-                f"out={str(self.path)!r} holds {others[0]!r}, made from other counts or genes: the data were changed "
-                f"since. {REMEDY}"
+                f"{self.path} holds {others[0]!r}, made from other counts or genes: the data were changed since. "
+                f"{REMEDY}"
             )
 
     def last(self) -> tuple[str, dict[str, np.ndarray]] | None:
@@ -177,43 +173,6 @@ def _make(path: Path, attributes: dict[str, str]) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-class _Lock:
-    """Held until it is released, or the object is gone; where there are no locks, nothing.
-
-    Raises
-    ------
-    BlockingIOError
-        If another one is held, in this process or another.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.release: Callable[[], object] = lambda: None
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        file = (path / LOCK).open("a")
-        self.release = weakref.finalize(self, _unlock, file, os.getpid())
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the open file: lockf would let in the same process
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                told = f"Another call is working in {path}. Wait for it, or name another folder."
-                raise BlockingIOError(told) from None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return object, ()  # stays in this process
-
-
-def _unlock(file: IO[str], owner: int) -> None:
-    """Give a lock back; a forked process, which has the same open file, may live on, or end before its parent."""
-    import fcntl
-
-    if os.getpid() == owner:
-        fcntl.flock(file, fcntl.LOCK_UN)
-    file.close()
-
-
 def _manifest(path: Path) -> str | None:
     import zarr
 
@@ -234,7 +193,7 @@ def _choices(path: Path, asked: dict[str, int]) -> dict[str, int]:
             return found
     except DAMAGES:
         pass
-    raise DataError(f"out={str(path)!r} is damaged: what its run chose cannot be read. Name a new folder.")
+    raise DataError(f"{path} is damaged: what its run chose cannot be read. Name a new folder.")
 
 
 def _plain(value: Any) -> Any:

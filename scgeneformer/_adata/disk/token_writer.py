@@ -19,7 +19,7 @@ from scgeneformer._engine.sequences import ranking_of
 from scgeneformer._engine.tokens import Tokens
 from scgeneformer._errors import DataError
 from scgeneformer._optional import require
-from scgeneformer._publish import published
+from scgeneformer._publish import check_writable, published
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,11 +37,10 @@ def check_folder(path: Path, *, overwrite: bool) -> None:
     ------
     DataError
         If there is something that may not be replaced, or is no folder of tokens.
-    FileNotFoundError
-        If there is no directory to write it into.
+    OSError
+        As of :func:`check_writable`.
     """
-    if not path.resolve().parent.is_dir():
-        raise FileNotFoundError(f"There is no directory {path.resolve().parent} to write {path.name} into.")
+    check_writable(path, overwrite=True)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / STATE).is_file():
@@ -56,6 +55,8 @@ def write_folder(
     columns: dict[str, Any],
     vocabulary: Vocabulary,
     advance: Callable[[int], object],
+    *,
+    overwrite: bool = False,
 ) -> int:
     """Write cells block by block; cells without a token are left out.
 
@@ -64,7 +65,7 @@ def write_folder(
     Parameters
     ----------
     path
-        The folder; may be an old one.
+        The folder.
     blocks
         (first row, tokens) of consecutive cells.
     columns
@@ -73,6 +74,8 @@ def write_folder(
         That of the tokens.
     advance
         Is told how many cells were done.
+    overwrite
+        Whether a folder that is there in the end is replaced.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def write_folder(
     facts = {"ranking": ranking_of(vocabulary), "version": version("scgeneformer")}
     schema = pa.schema(list(types.items()), metadata={METADATA: json.dumps(facts)})
     n_written = 0
-    with published(path) as fresh:
+    with published(path, overwrite=overwrite) as fresh:
         fresh.mkdir()
         with pyarrow.ipc.new_stream(str(fresh / DATA), schema) as writer:
             for first, tokens in blocks:
