@@ -16,6 +16,7 @@ from scgeneformer._adata.disk.damage import place_of, told_if_damaged
 from scgeneformer._adata.frames import in_memory
 from scgeneformer._adata.row_groups import csc_rows, dask_rows
 from scgeneformer._adata.scale import LOG_BASES, evident_base
+from scgeneformer._adata.sound import rows_of, sound
 from scgeneformer._errors import DataError, MissingKeyError, missing_key
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def row_reader(matrix: Any) -> Callable[[int, int], Any]:
     if getattr(matrix, "format", None) == "csc":
         if not sp.issparse(matrix):
             return csc_rows(matrix)
-        matrix = matrix.tocsr()
+        matrix = rows_of(matrix)
     place = place_of(matrix)
     if place is None:
         return lambda start, stop: matrix[start:stop]
@@ -243,7 +244,7 @@ def _as_csr(block: Any) -> sp.csr_matrix:
     if not sp.issparse(block):
         block = np.asarray(block)
         block = block.astype(np.float32) if block.dtype == np.float16 else block  # scipy has no sparse float16
-    csr = sp.csr_matrix(block)
+    csr = sound(sp.csr_matrix(block))
     if csr.dtype not in (np.float32, np.float64):
         csr = csr.astype(np.float32 if csr.dtype.itemsize <= 2 else np.float64)
     if not csr.has_canonical_format:

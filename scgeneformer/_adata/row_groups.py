@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from scanpy import logging as logg
 
 from scgeneformer._adata.disk.damage import place_of, told_if_damaged
+from scgeneformer._adata.sound import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ def dask_rows(array: Any) -> Callable[[int, int], Any]:
 
     def chunk(number: int) -> Any:
         rows = array[edges[number] : edges[number + 1]].compute()
-        return rows.tocsr() if sp.issparse(rows) else np.asarray(rows)
+        return rows_of(rows) if sp.issparse(rows) else np.asarray(rows)
 
     return by_groups(edges, chunk)
 
@@ -66,7 +67,8 @@ def csc_rows(matrix: Any) -> Callable[[int, int], Any]:
     n_groups = -(-n_bytes // GROUP_BYTES)
     if n_groups <= 1:
         with told_if_damaged(place):
-            rows = matrix.to_memory().tocsr()
+            columns = matrix.to_memory()
+        rows = rows_of(columns)
         return lambda start, stop: rows[start:stop]
     logg.info(
         f"    {matrix.group.name} is stored by columns (CSC): turned into rows in a temporary file of "
@@ -102,7 +104,7 @@ class _Transposed:
             with told_if_damaged(place_of(matrix)):
                 data, indices = matrix.group["data"][some], matrix.group["indices"][some]
             arrays = data, indices, starts[begin : end + 1] - starts[begin]
-            columns = sp.csc_matrix(arrays, shape=(edges[-1], end - begin)).tocsr()
+            columns = rows_of(sp.csc_matrix(arrays, shape=(edges[-1], end - begin)))
             self._n_columns.append(end - begin)
             for places, (first, last) in zip(self._places, pairwise(edges), strict=True):
                 piece = columns[first:last].tocsc()
