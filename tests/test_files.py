@@ -260,11 +260,14 @@ def test_targets_that_cannot_be_written_are_refused_before_the_work(path, rich, 
     existing = store(rich, tmp_path / "existing.h5ad")
     read_only = store(rich, tmp_path / "fixed.h5ad")
     read_only.chmod(0o444)
+    (tmp_path / "notes.zarr").mkdir()
+    (tmp_path / "notes.zarr" / "notes.txt").write_text("precious")
     for target, overwrite, error, message in [
         (existing, False, FileExistsError, "exists already"),
         (read_only, True, PermissionError, "read-only"),
         (tmp_path / "nowhere" / "new.h5ad", False, FileNotFoundError, "no directory"),
         (tmp_path / "new.loom", False, DataError, "suffix must be"),
+        (tmp_path / "notes.zarr", True, FileExistsError, "a folder of other things, which are not replaced"),
     ]:
         with pytest.raises(error, match=message), edited(path, target, overwrite=overwrite):
             pytest.fail("the work was begun")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 import scgeneformer as gf
-from scgeneformer._adata.disk.files import edited, format_of
+from scgeneformer._adata.disk.files import check_target, edited, format_of
 from scgeneformer._adata.disk.token_files import SUFFIX
-from scgeneformer._publish import check_writable, published, told_if_full
+from scgeneformer._publish import published, told_if_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ def cells_of(
     if target == file:
         raise typer.BadParameter("Results do not go into a folder of tokens: name a new file, --out NEWFILE.h5ad.")
     form = format_of(target)
-    check_writable(target, overwrite=overwrite, source=file)
+    check_target(target, overwrite=overwrite, source=file)
     adata = gf.datasets.read_tokens(file, model)
     yield adata
     with told_if_full(target), published(target, within, overwrite=overwrite) as fresh:

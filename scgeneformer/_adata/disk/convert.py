@@ -11,7 +11,7 @@ from scgeneformer._errors import DataError
 
 NESTED = ("anndata", "dict", "raw", "csr_matrix", "csc_matrix")  # encodings of groups whose members are elements
 ELEMENTS = {"X", "raw", "layers", "obs", "var", "obsm", "varm", "obsp", "varp", "uns"}
-BYTES_AT_A_TIME = 2**26
+BYTES_AT_A_TIME = 2**24  # as fast as more
 
 
 def convert(source: Any, target: Any) -> None:

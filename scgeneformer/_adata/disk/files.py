@@ -17,7 +17,7 @@ from scgeneformer._adata.disk.convert import convert
 from scgeneformer._adata.disk.damage import UNKNOWN, read_known
 from scgeneformer._adata.writer import SLOTS
 from scgeneformer._errors import DataError
-from scgeneformer._publish import check_writable, published, told_if_full
+from scgeneformer._publish import ZARR, check_writable, published, told_if_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,6 +79,19 @@ def format_of(path: Path) -> Format:
     return FORMATS[path.suffix]
 
 
+def check_target(target: Path, *, overwrite: bool, source: Path) -> None:
+    """Refuse a target that cannot be written, or is a folder of other things, before anything is computed for it.
+
+    Raises
+    ------
+    OSError
+        As of :func:`check_writable`, and if the target is a folder that is no zarr store.
+    """
+    check_writable(target, overwrite=overwrite, source=source)
+    if target.is_dir() and any(target.iterdir()) and not any((target / name).is_file() for name in ZARR):
+        raise FileExistsError(f"{target} is a folder of other things, which are not replaced. Name another place.")
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[ad.AnnData]:
     """Open a file as an AnnData whose `X`, `raw` and layers stay on disk and are read by rows.
@@ -134,7 +147,7 @@ def edited(source: Path, target: Path, *, overwrite: bool = False, within: Path 
     """
     format_of(target)
     with opened(source) as adata:
-        check_writable(target, overwrite=overwrite, source=source)
+        check_target(target, overwrite=overwrite, source=source)
         state, before = _stamp(source), _entries(adata)
         yield adata
         after = _entries(adata)
