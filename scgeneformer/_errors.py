@@ -20,6 +20,10 @@ class GeneformerError(Exception):
     def __init__(self, message: str = "") -> None:
         super().__init__("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be made anew from its text, as every worker of a cluster can."""
+        return type(self), self.args, self.__dict__
+
 
 class DataError(GeneformerError, ValueError):
     """The AnnData, or a parameter that refers to it, cannot be used as asked."""
